@@ -1,0 +1,13 @@
+/* mbox - many-to-one queue between threads with an eventfd of its own process. Items are intrusive.
+ * Push from any thread; pop from one. The eventfd becomes readable when the box turns non-empty. */
+#pragma once
+#include "base/list.h"
+
+struct mbox;
+int mbox_new(struct mbox **ret);
+struct mbox *mbox_free(struct mbox *m);                 /* items left are the caller's loss: pop first */
+void mbox_push(struct mbox *m, struct list *item);
+struct list *mbox_pop(struct mbox *m);                  /* NULL when empty; FIFO */
+int mbox_fd(const struct mbox *m);                      /* for poll/sd-event; drained by mbox_pop returning NULL */
+/* Sleep until non-empty or timeout_ms (-1 = for ever); 1 = items, 0 = timed out. Consumer thread only. */
+int mbox_wait(struct mbox *m, int timeout_ms);

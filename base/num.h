@@ -1,0 +1,35 @@
+/* num - sizes go through here: every product and sum of untrusted numbers is checked. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define mul_overflows(a, b, ret) __builtin_mul_overflow(a, b, ret)
+#define add_overflows(a, b, ret) __builtin_add_overflow(a, b, ret)
+#define sub_overflows(a, b, ret) __builtin_sub_overflow(a, b, ret)
+
+#define MIN(a, b) (__extension__({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ < b_ ? a_ : b_; }))
+#define MAX(a, b) (__extension__({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ > b_ ? a_ : b_; }))
+#define CLAMP(x, lo, hi) MIN(MAX(x, lo), hi)
+#define DIV_UP(a, b) (((a) + (b) - 1) / (b))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+static inline bool is_pow2(uint64_t x)
+{
+	return x != 0 && (x & (x - 1)) == 0;
+}
+/* Round x up to a power of two `align`; true on overflow, *ret untouched then. */
+static inline bool align_overflows(uint64_t x, uint64_t align, uint64_t *ret)
+{
+	uint64_t sum;
+
+	if (add_overflows(x, align - 1, &sum))
+		return true;
+	*ret = sum & ~(align - 1);
+	return false;
+}
+/* For sizes already known to be small. */
+static inline size_t align_up(size_t x, size_t align)
+{
+	return (x + align - 1) & ~(align - 1);
+}

@@ -1,0 +1,34 @@
+/* exec - run a step: a batch of token rows of several sequences through all layers of one model's plan.
+ *
+ * Rows are independent but for attention, which sees its own sequence's KV; kernels give the same bits for any
+ * batch, so what a sequence gets depends on its tokens alone (DESIGN: one answer whatever the batch).
+ * Threads: the engine thread only; computes on the pool. */
+#pragma once
+#include <stdatomic.h>
+#include "base/err.h"
+#include "base/pool.h"
+#include "engine/kv.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+struct exec;
+struct exec_slice {                     /* consecutive tokens of one sequence */
+	struct kv_seq *kv;              /* room for pos0 + n positions was reserved */
+	const int32_t *tokens;          /* ids < n_vocab, checked by the caller */
+	uint32_t n, pos0;
+	uint32_t n_logits;              /* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
+	const atomic_bool *cancel;      /* may be NULL; looked at before every layer */
+	bool cancelled;                 /* out: dropped at some layer; its KV beyond pos0 is undefined */
+};
+int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct pool *pool, uint32_t max_rows,
+             uint32_t max_logits, struct err *err);
+struct exec *exec_free(struct exec *x);
+DEFINE_FREEP(struct exec, exec_free)
+/* sum of n <= max_rows, sum of n_logits <= max_logits. *ret_logits: rows of n_vocab floats in slice order (cancelled
+ * slices' rows left out), valid until the next step. 0, -ECANCELED when every slice was cancelled, -EIO when the
+ * model's mapping was poisoned (file truncated): results are void then. */
+int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits, struct err *err);
+/* The bench's read arm: the same phases and chunks over the same weights, kernel bodies replaced by plain reads.
+ * Returns bytes read in one such step. */
+uint64_t exec_read_step(struct exec *x);
+uint64_t exec_bytes(const struct exec *x);      /* memory it holds */

@@ -1,0 +1,30 @@
+/* kv - paged key/value store of one model. A page set covers KV_PAGE positions of all layers and KV heads; a sequence
+ * is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted (prefix sharing comes with the prefix tree).
+ * Threads: engine thread only. Errors: -ENOMEM fatal; KV_E_FULL is the caller's to handle (evict, wait, preempt). */
+#pragma once
+#include <stdint.h>
+#include "base/cleanup.h"
+#include "kernels/kernels.h"
+
+struct kv_shape {
+	uint32_t n_layer, n_kv_head, head_dim;
+};
+struct kv_pool;
+struct kv_seq;
+enum { _KV_E_SUCCESS, KV_E_FULL };
+int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max_pages);
+struct kv_pool *kv_pool_free(struct kv_pool *kv);
+DEFINE_FREEP(struct kv_pool, kv_pool_free)
+uint64_t kv_pool_page_bytes(const struct kv_pool *kv);
+uint64_t kv_pool_used(const struct kv_pool *kv);        /* pages */
+uint64_t kv_pool_max(const struct kv_pool *kv);
+
+int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv);
+struct kv_seq *kv_seq_free(struct kv_seq *s);           /* gives its pages back */
+DEFINE_FREEP(struct kv_seq, kv_seq_free)
+/* Make room for positions [0, n_pos). On KV_E_FULL or -ENOMEM the sequence is as it was. */
+int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos);
+uint32_t kv_seq_pages(const struct kv_seq *s);
+/* K and V pages of page index p (positions p*KV_PAGE ..) of one layer and KV head. */
+uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
+uint16_t *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);

@@ -1,0 +1,41 @@
+/* request - one unit of work for the engine. Built by the caller, owned by the engine from engine_submit on. */
+#pragma once
+#include <stdatomic.h>
+#include "base/list.h"
+#include "engine/sampler.h"
+#include "engine/sink.h"
+#include "model/model.h"
+
+enum request_kind {
+	REQUEST_GENERATE,
+	REQUEST_LOGITS,                 /* a row of logits for every token */
+	REQUEST_SCORE,                  /* log-probability of tokens[i] given those before, for i in [score_from, n) */
+	REQUEST_READ,                   /* bench: exec_read_step, max_tokens times */
+};
+enum { STOP_MAX = 16, STOP_LEN_MAX = 256 };
+
+struct request {                        /* request_new zeroes; fill, then engine_submit */
+	enum request_kind kind;
+	struct model *model;            /* a reference, released by the engine */
+	int32_t *tokens;                /* mem_alloc'ed, owned; ids checked by engine_submit */
+	uint32_t n_tokens;
+	uint32_t n_prompt;              /* LOGITS: the first n_prompt tokens take the prompt path, the rest decode one by one; n_tokens = all prompt */
+	uint32_t max_tokens;            /* GENERATE: 0 = until the context is full */
+	uint32_t score_from;
+	struct sampler_params sampling; /* bias array owned (mem_alloc) */
+	char *stop[STOP_MAX];           /* owned, NUL-terminated, non-empty */
+	uint32_t n_stop;
+	bool ignore_eos, special;       /* special: special tokens are visible in text */
+	uint32_t uid;
+	uint64_t client;                /* fairness key within the uid */
+	bool batch_class;               /* false: interactive */
+	struct sink sink;
+	void *user;                     /* for sink */
+	atomic_bool cancel;             /* set by anyone; engine_wake afterwards */
+	/* engine's own part below */
+	struct request_state *state;
+	struct list link;
+};
+int request_new(struct request **ret);
+struct request *request_free(struct request *r);
+DEFINE_FREEP(struct request, request_free)

@@ -1,0 +1,79 @@
+/* model - a loaded model: hyper-parameters, tensors bound to slots, vocabulary, template. Read-only after load,
+ * refcounted, used from any thread; a request holds a reference for as long as it touches anything here. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "format/gguf.h"
+#include "format/weightmap.h"
+#include "kernels/qtype.h"
+#include "model/slots.h"
+#include "text/chat.h"
+#include "text/tok.h"
+
+/* What a layer is made of, as features; plan.c reads these, nobody switches on a family's name. */
+enum norm_kind { NORM_RMS };
+enum ffn_kind { FFN_SILU_GATED, FFN_GELU_GATED };
+enum rope_kind { ROPE_NONE, ROPE_NORM, ROPE_NEOX };
+
+struct hparams {
+	uint32_t n_vocab, n_ctx_train, n_embd, n_layer, n_head, n_head_kv, head_dim, n_ff;
+	float norm_eps;
+	enum norm_kind norm;
+	enum ffn_kind ffn;
+	enum rope_kind rope;
+	uint32_t n_rot;
+	float rope_base, rope_base_local;       /* local: layers with a sliding window */
+	float rope_scale;                       /* positions are multiplied by this (1 = none; linear scaling: 1/factor) */
+	uint32_t window;                        /* 0 = none; a windowed layer sees the last `window` positions, own included */
+	uint32_t window_period;                 /* layer il is global when (il + 1) % period == 0; 0 = all layers windowed if window */
+	float embd_scale;                       /* token embeddings are multiplied by this (gemma: sqrt(n_embd)); 1 = none */
+	float attn_scale;                       /* 1/sqrt(head_dim) unless the file says otherwise */
+	float attn_softcap, final_softcap;      /* 0 = none */
+};
+
+struct weight {                                 /* data NULL = absent (optional slot) */
+	const uint8_t *data;                    /* row 0 in the mapping */
+	enum qtype type;
+	uint64_t n_in, n_out, row_bytes;        /* n_out rows of n_in; 1-D: n_out = 1 */
+	const struct tensor *tensor;
+};
+struct layer {
+	struct weight w[SLOT_LAYER_COUNT];
+	bool windowed;
+};
+struct model {
+	char *architecture, *name;              /* name: general.name or "" */
+	const struct family *family;
+	struct hparams hp;
+	struct weight w[SLOT_GLOBAL_COUNT];     /* SLOT_OUTPUT is bound to the embedding when tied */
+	struct layer *layers;                   /* hp.n_layer */
+	uint64_t n_params, n_bytes;             /* of all tensors */
+	uint64_t bytes_per_token;               /* weight bytes one decoded token reads */
+	struct tok *tok;
+	struct jinja *jinja;                    /* NULL: no template in the file */
+	char *jinja_error;                      /* why the template could not be compiled, or NULL */
+	struct gguf *gguf;
+	struct weightmap *map;
+	unsigned refs;                          /* atomic, use model_ref/unref */
+};
+/* Load from an fd (not consumed). Every check of shapes and ranges happens here. -EBADMSG, -ENOTSUP (architecture or
+ * tensor type without kernel: names it), -ENOMEM. Does not read the weights' pages. */
+int model_load(struct model **ret, int fd, const char *name, struct err *err);
+struct model *model_ref(struct model *m);
+struct model *model_unref(struct model *m);
+DEFINE_FREEP(struct model, model_unref)
+
+/* Bytes that serving needs beside the mapping. */
+struct footprint {
+	uint64_t weights;                       /* mapped, shared */
+	uint64_t kv_per_token;                  /* bytes a position over all layers (F16) */
+	uint64_t kv_page;                       /* bytes of one page over all layers and KV heads (KV_PAGE positions) */
+	uint64_t activations;                   /* for max_rows rows a step and max_logits logits rows */
+};
+void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows, uint32_t max_logits, struct footprint *ret);
+/* From a header alone (no load): for `estimate` and `show`. */
+int model_hparams(struct hparams *ret, const struct gguf *g, struct err *err);
+/* NaN/Inf in scales and floats, over all tensors; slow (reads the file). First fault: tensor name and row in err. -EBADMSG. */
+int model_verify(const struct model *m, const atomic_bool *cancel, struct err *err);
