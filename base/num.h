@@ -8,8 +8,13 @@
 #define add_overflows(a, b, ret) __builtin_add_overflow(a, b, ret)
 #define sub_overflows(a, b, ret) __builtin_sub_overflow(a, b, ret)
 
-#define MIN(a, b) (__extension__({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ < b_ ? a_ : b_; }))
-#define MAX(a, b) (__extension__({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ > b_ ? a_ : b_; }))
+/* Each argument is evaluated once; names are numbered, so that the macros nest. */
+#define MIN(a, b) MIN_(a, b, __COUNTER__)
+#define MAX(a, b) MAX_(a, b, __COUNTER__)
+#define MIN_(a, b, id) PICK_(a, <, b, id)
+#define MAX_(a, b, id) PICK_(a, >, b, id)
+#define PICK_(a, op, b, id) (__extension__({ __typeof__(a) a_##id = (a); __typeof__(b) b_##id = (b); \
+	a_##id op b_##id ? a_##id : b_##id; }))
 #define CLAMP(x, lo, hi) MIN(MAX(x, lo), hi)
 #define DIV_UP(a, b) (((a) + (b) - 1) / (b))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

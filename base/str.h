@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/mem.h"
+#include "base/num.h"
 
 struct bytes {                          /* borrowed, not NUL-terminated */
 	const char *p;

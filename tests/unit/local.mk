@@ -1,1 +1,33 @@
-# tests/unit
+# tests/unit: one cmocka program for each subject, run by `make check`. To add one, append
+#
+#   check_PROGRAMS += tests/unit/test-foo
+#   tests_unit_test_foo_SOURCES = tests/unit/test-foo.c
+#   tests_unit_test_foo_CPPFLAGS = $(UNIT_CPPFLAGS)
+#   tests_unit_test_foo_LDADD = libfoo.la libbase.la $(UNIT_LIBS)
+#   UNIT_TESTS += tests/unit/test-foo
+#
+# inside the condition below. Libraries: highest layer first; add $(XXHASH_LIBS) and its kin only when
+# the convenience library does not name them in its LIBADD. Tests find files under $(QLLM_SRCDIR) and
+# print cmocka's own messages, which ./check counts.
+UNIT_CPPFLAGS = $(AM_CPPFLAGS) $(CMOCKA_CFLAGS)
+UNIT_LIBS = $(CMOCKA_LIBS)
+UNIT_TESTS =
+AM_TESTS_ENVIRONMENT = QLLM_SRCDIR='$(abs_top_srcdir)' QLLM_BUILDDIR='$(abs_top_builddir)' \
+	CMOCKA_MESSAGE_OUTPUT=stdout; \
+	export QLLM_SRCDIR QLLM_BUILDDIR CMOCKA_MESSAGE_OUTPUT;
+
+if HAVE_CMOCKA
+check_PROGRAMS += tests/unit/test-base
+tests_unit_test_base_SOURCES = tests/unit/test-base.c
+tests_unit_test_base_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_base_LDADD = libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-base
+
+check_PROGRAMS += tests/unit/test-pool
+tests_unit_test_pool_SOURCES = tests/unit/test-pool.c
+tests_unit_test_pool_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_pool_LDADD = libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-pool
+
+endif
+TESTS += $(UNIT_TESTS)

@@ -1,0 +1,201 @@
+/* pool: every chunk runs once whatever the threads do, idle is silent, stats move. */
+#include "base/num.h"
+#include "base/pool.h"
+#include "base/mem.h"
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+enum { MAX_CHUNKS = 64, MAX_THREADS = 8 };
+
+struct work {
+	atomic_uint ran[MAX_CHUNKS];            /* times each chunk ran */
+	atomic_uint busy[MAX_THREADS];          /* chunks running under each thread index */
+	uint32_t plain[MAX_CHUNKS];             /* written by workers, read by the owner: for the race detector */
+	uint32_t n_chunks, phase, spin;
+	atomic_uint bad;
+};
+
+static void work_chunk(void *arg, uint32_t i, uint32_t thread)
+{
+	struct work *w = arg;
+
+	if (i >= w->n_chunks || thread >= MAX_THREADS) {
+		atomic_fetch_add(&w->bad, 1);
+		return;
+	}
+	if (atomic_fetch_add(&w->busy[thread], 1) != 0)
+		atomic_fetch_add(&w->bad, 1);
+	atomic_fetch_add(&w->ran[i], 1);
+	w->plain[i] = w->phase;
+	for (volatile uint32_t j = 0; j < w->spin; j = j + 1)
+		;
+	atomic_fetch_sub(&w->busy[thread], 1);
+}
+
+static void run_phases(uint32_t n_threads, uint32_t n_phases)
+{
+	struct pool *p = NULL;
+	struct pool_stats stats;
+	struct work w = { .n_chunks = 0 };
+	uint64_t chunks = 0;
+	uint32_t seed = n_threads;
+
+	assert_int_equal(pool_new(&p, n_threads), 0);
+	assert_int_equal(pool_threads(p), n_threads);
+	for (uint32_t phase = 1; phase <= n_phases; phase++) {
+		seed = seed * 1664525 + 1013904223;
+		w.n_chunks = seed >> 26;
+		w.spin = (seed >> 8 & 63) == 0 ? 2000 : seed >> 16 & 15;
+		w.phase = phase;
+		for (uint32_t i = 0; i < w.n_chunks; i++)
+			atomic_store_explicit(&w.ran[i], 0, memory_order_relaxed);
+		pool_run(p, work_chunk, &w, w.n_chunks);
+		chunks += w.n_chunks;
+		for (uint32_t i = 0; i < w.n_chunks; i++)
+			if (atomic_load_explicit(&w.ran[i], memory_order_relaxed) != 1 || w.plain[i] != phase)
+				fail_msg("phase %u chunk %u ran %u times", phase, i, atomic_load(&w.ran[i]));
+		if ((seed >> 4 & 4095) == 0)
+			usleep(300);            /* long enough for the workers to sleep */
+	}
+	assert_int_equal(atomic_load(&w.bad), 0);
+	pool_stats(p, &stats);
+	assert_int_equal(stats.phases, n_phases);
+	assert_int_equal(stats.beats, chunks);
+	assert_in_range(stats.active, 1, n_threads);
+	pool_free(p);
+	assert_int_equal(mem_live_blocks(), 0);
+}
+
+static void test_every_chunk_runs_once(void **state)
+{
+	(void)state;
+	run_phases(1, 1000);
+	run_phases(2, 100000);
+	run_phases(3, 20000);
+	run_phases(8, 5000);
+}
+
+static long switches(void)
+{
+	struct rusage usage;
+
+	assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+	return usage.ru_nvcsw;
+}
+
+static void test_idle_makes_no_wakeup(void **state)
+{
+	struct work w = { .n_chunks = 32 };
+	struct pool *p = NULL;
+	long before;
+
+	(void)state;
+	assert_int_equal(pool_new(&p, 4), 0);
+	for (int i = 0; i < 100; i++)
+		pool_run(p, work_chunk, &w, w.n_chunks);
+	usleep(50000);                          /* the workers' last spin */
+	before = switches();
+	usleep(200000);
+	assert_in_range(switches() - before, 0, 2);     /* our own usleep */
+	for (uint32_t i = 0; i < MAX_CHUNKS; i++)
+		atomic_store(&w.ran[i], 0);
+	pool_run(p, work_chunk, &w, w.n_chunks);        /* and it wakes again */
+	for (uint32_t i = 0; i < w.n_chunks; i++)
+		assert_int_equal(atomic_load(&w.ran[i]), 1);
+	pool_free(p);
+}
+
+static void test_create_destroy(void **state)
+{
+	struct work w = { .n_chunks = 3 };
+	struct pool *p = NULL;
+
+	(void)state;
+	assert_int_equal(pool_new(&p, 0), -EINVAL);
+	assert_null(p);
+	for (int i = 0; i < 200; i++) {
+		assert_int_equal(pool_new(&p, 1 + (uint32_t)i % 5), 0);
+		if (i & 1)
+			pool_run(p, work_chunk, &w, w.n_chunks);
+		p = pool_free(p);
+		assert_null(p);
+	}
+	for (unsigned nth = 0; nth < 2; nth++) {
+		mem_fault_arm(nth, false);
+		assert_int_equal(pool_new(&p, 2), -ENOMEM);
+		assert_true(mem_fault_fired());
+	}
+	assert_int_equal(mem_live_blocks(), 0);
+}
+
+/* Every worker's chunk stalls, as if its core were taken: the owner goes on alone, and probes later. */
+static void stalled_chunk(void *arg, uint32_t i, uint32_t thread)
+{
+	(void)i;
+	if (thread != 0 && atomic_load((atomic_bool *)arg))
+		usleep(4000);
+	else
+		for (volatile uint32_t j = 0; j < 2000; j = j + 1)
+			;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void test_stragglers_drop_threads(void **state)
+{
+	atomic_bool stalled = true;
+	struct pool_stats stats;
+	struct pool *p = NULL;
+	uint64_t start;
+
+	(void)state;
+	assert_int_equal(pool_new(&p, 2), 0);
+	start = now_ms();
+	do {
+		pool_run(p, stalled_chunk, &stalled, 16);
+		pool_stats(p, &stats);
+	} while (stats.active == 2 && now_ms() - start < 5000);
+	assert_int_equal(stats.active, 1);
+	assert_true(stats.long_waits >= 2);
+	atomic_store(&stalled, false);
+	start = now_ms();
+	do {
+		pool_run(p, stalled_chunk, &stalled, 16);
+		pool_stats(p, &stats);
+	} while (stats.active == 1 && now_ms() - start < 5000);
+	assert_int_equal(stats.active, 2);
+	pool_free(p);
+}
+
+static void test_default_threads(void **state)
+{
+	const char *why = NULL;
+	uint32_t n = pool_default_threads(&why);
+
+	(void)state;
+	assert_in_range(n, 1, (uint32_t)sysconf(_SC_NPROCESSORS_CONF));
+	assert_non_null(why);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_every_chunk_runs_once), cmocka_unit_test(test_idle_makes_no_wakeup),
+		cmocka_unit_test(test_create_destroy), cmocka_unit_test(test_stragglers_drop_threads),
+		cmocka_unit_test(test_default_threads),
+	};
+
+	return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
