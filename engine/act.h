@@ -1,0 +1,35 @@
+/* act - the buffers a step computes in, sized once for max_rows rows. All are 64-byte aligned. */
+#pragma once
+#include <stdint.h>
+#include "base/cleanup.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+struct act_shape {
+	uint32_t max_rows, max_logits, threads;
+	uint32_t block, max_parts;      /* tokens of an attention task; partial states of split tokens */
+	size_t max_in;                  /* widest input of a matrix */
+};
+struct act_thread {                     /* scratch of one pool thread */
+	void *scratch;                  /* for mm and attn_page */
+	float *m[2], *l[2], *acc[2];    /* states of block * group queries: the merged one and a segment's */
+	uint8_t *lo, *hi;
+};
+struct act {
+	size_t n_embd, n_att, n_kv, n_ff, n_vocab, n_rot;      /* floats of a row */
+	float *h, *x, *y;               /* [row][n_embd] */
+	float *q;                       /* [kv head][max_rows][group][head_dim]: a KV head's queries lie together */
+	float *k, *v;                   /* [row][n_kv] */
+	float *att;                     /* [row][n_att] */
+	float *gate, *up;               /* [row][n_ff] */
+	float *cs, *cs_local;           /* [row][n_rot]: cos, sin pairs of global and windowed layers */
+	float *logits;                  /* [max_logits][n_vocab] */
+	float *part_m, *part_l;         /* [part][n_head] */
+	float *part_acc;                /* [part][n_att] */
+	void *q16_mem;
+	struct act_thread *threads;
+	uint32_t n_threads;
+	uint64_t bytes;
+};
+int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s);
+void act_deinit(struct act *a);         /* accepts a zeroed act */

@@ -1,0 +1,193 @@
+/* kv - pages come from slabs that are allocated when first needed and go back to a free list.
+ *
+ * A page set is one block of memory: for each layer and KV head its K page, then its V page, so that a chunk of
+ * attention reads 2 * head_dim * KV_PAGE halves in one stretch.
+ * Invariants:
+ * 1. A page is either on the free list (refs 0) or referenced by `refs` sequences; used + free = allocated <= max.
+ * 2. Slabs never move and live as long as the pool: addresses from kv_seq_k stay valid until the sequence is freed.
+ * 3. A sequence's table has room for all its pages, so giving back never allocates. */
+#include "engine/kv.h"
+
+#include <errno.h>
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/vec.h"
+
+enum { SLAB_BYTES = 4 << 20 };          /* a slab holds at least one page set */
+
+struct kv_page {
+	uint16_t *data;
+	struct kv_page *next_free;
+	uint32_t refs;
+};
+struct kv_slab {
+	uint16_t *data;
+	struct kv_page *pages;
+};
+struct kv_pool {
+	struct kv_shape shape;
+	size_t tile;                    /* halves of one K or V page of one layer and head */
+	size_t page_bytes, slab_pages;
+	uint64_t max, allocated, used;
+	struct kv_page *free_list;
+	VEC(struct kv_slab) slabs;
+};
+struct kv_seq {
+	struct kv_pool *pool;
+	VEC(struct kv_page *) pages;
+};
+
+int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max_pages)
+{
+	_cleanup_(kv_pool_freep) struct kv_pool *kv = NULL;
+	size_t bytes;
+
+	if (shape->n_layer == 0 || shape->n_kv_head == 0 || shape->head_dim == 0 ||
+	    mul_overflows((size_t)shape->head_dim, (size_t)KV_PAGE * 2 * sizeof(uint16_t), &bytes) ||
+	    mul_overflows(bytes, (size_t)shape->n_layer, &bytes) ||
+	    mul_overflows(bytes, (size_t)shape->n_kv_head, &bytes) ||
+	    bytes > SIZE_MAX / 2)
+		return -EINVAL;
+	kv = mem_alloc(sizeof(*kv));
+	if (!kv)
+		return -ENOMEM;
+	kv->shape = *shape;
+	kv->tile = (size_t)shape->head_dim * KV_PAGE;
+	kv->page_bytes = bytes;
+	kv->slab_pages = MAX((size_t)1, (size_t)SLAB_BYTES / bytes);
+	kv->max = max_pages;
+	*ret = STEAL(kv);
+	return 0;
+}
+
+struct kv_pool *kv_pool_free(struct kv_pool *kv)
+{
+	if (!kv)
+		return NULL;
+	for (size_t i = 0; i < kv->slabs.n; i++) {
+		mem_free(kv->slabs.data[i].data);
+		mem_free(kv->slabs.data[i].pages);
+	}
+	vec_deinit(&kv->slabs);
+	return mem_free(kv);
+}
+
+uint64_t kv_pool_page_bytes(const struct kv_pool *kv)
+{
+	return kv->page_bytes;
+}
+
+uint64_t kv_pool_used(const struct kv_pool *kv)
+{
+	return kv->used;
+}
+
+uint64_t kv_pool_max(const struct kv_pool *kv)
+{
+	return kv->max;
+}
+
+static int pool_grow(struct kv_pool *kv)
+{
+	size_t n = MIN((uint64_t)kv->slab_pages, kv->max - kv->allocated);
+	_cleanup_mem_ uint16_t *data = NULL;
+	_cleanup_mem_ struct kv_page *pages = NULL;
+	struct kv_slab slab;
+
+	if (vec_reserve(&kv->slabs, kv->slabs.n + 1) < 0)
+		return -ENOMEM;
+	data = mem_aligned(64, n * kv->page_bytes);
+	pages = mem_allocn(n, sizeof(*pages));
+	if (!data || !pages)
+		return -ENOMEM;
+	/* Backwards, so that pages are handed out in the order of their addresses. */
+	for (size_t i = n; i-- > 0;) {
+		pages[i].data = data + i * (kv->page_bytes / sizeof(*data));
+		pages[i].next_free = kv->free_list;
+		kv->free_list = &pages[i];
+	}
+	slab = (struct kv_slab){ STEAL(data), STEAL(pages) };
+	kv->slabs.data[kv->slabs.n++] = slab;
+	kv->allocated += n;
+	return 0;
+}
+
+static void page_unref(struct kv_pool *kv, struct kv_page *page)
+{
+	if (--page->refs > 0)
+		return;
+	page->next_free = kv->free_list;
+	kv->free_list = page;
+	kv->used--;
+}
+
+int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv)
+{
+	struct kv_seq *s = mem_alloc(sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	s->pool = kv;
+	*ret = s;
+	return 0;
+}
+
+static void seq_shrink(struct kv_seq *s, size_t n)
+{
+	while (s->pages.n > n)
+		page_unref(s->pool, s->pages.data[--s->pages.n]);
+}
+
+struct kv_seq *kv_seq_free(struct kv_seq *s)
+{
+	if (!s)
+		return NULL;
+	seq_shrink(s, 0);
+	vec_deinit(&s->pages);
+	return mem_free(s);
+}
+
+int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos)
+{
+	struct kv_pool *kv = s->pool;
+	size_t had = s->pages.n;
+	size_t need = n_pos / KV_PAGE + (n_pos % KV_PAGE != 0);
+
+	if (need <= had)
+		return 0;
+	if (need - had > kv->max - kv->used)
+		return KV_E_FULL;
+	if (vec_reserve(&s->pages, need) < 0)
+		return -ENOMEM;
+	while (s->pages.n < need) {
+		struct kv_page *page;
+
+		if (!kv->free_list && pool_grow(kv) < 0) {
+			seq_shrink(s, had);
+			return -ENOMEM;
+		}
+		page = kv->free_list;
+		kv->free_list = page->next_free;
+		page->refs = 1;
+		kv->used++;
+		s->pages.data[s->pages.n++] = page;
+	}
+	return 0;
+}
+
+uint32_t kv_seq_pages(const struct kv_seq *s)
+{
+	return (uint32_t)s->pages.n;
+}
+
+uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
+{
+	const struct kv_pool *kv = s->pool;
+
+	return s->pages.data[p]->data + ((size_t)layer * kv->shape.n_kv_head + head) * 2 * kv->tile;
+}
+
+uint16_t *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
+{
+	return kv_seq_k(s, p, layer, head) + s->pool->tile;
+}

@@ -1,0 +1,179 @@
+/* op-attn - attention over the pages, a chunk a (task, KV head).
+ *
+ * All queries of a task that share the KV head (its GQA group times the tokens of the block) meet each page together.
+ * Invariants:
+ * 1. A query's state over a segment starts fresh and folds the pages that it sees in ascending order; segments are
+ *    merged in ascending order, beginning with a copy of the first it sees. Neither the other tokens of the block
+ *    nor the cut into tasks enters the arithmetic.
+ * 2. Queries that do not see a page pass lo >= hi; the kernel leaves their state alone. */
+#include <math.h>
+#include "base/num.h"
+#include "engine/ops.h"
+
+struct attn_state {                     /* of the queries of one task and KV head */
+	float *m, *l, *acc;
+};
+
+static void state_reset(const struct attn_state *s, size_t n_q, size_t hd)
+{
+	for (size_t i = 0; i < n_q; i++) {
+		s->m[i] = -INFINITY;
+		s->l[i] = 0;
+	}
+	memset(s->acc, 0, n_q * hd * sizeof(*s->acc));
+}
+
+static void state_copy(const struct attn_state *d, const struct attn_state *s, size_t i, size_t n, size_t hd)
+{
+	memcpy(d->m + i, s->m + i, n * sizeof(*d->m));
+	memcpy(d->l + i, s->l + i, n * sizeof(*d->l));
+	memcpy(d->acc + i * hd, s->acc + i * hd, n * hd * sizeof(*d->acc));
+}
+
+/* acc / l of one token's group, to its place in ATT. */
+static void finish_token(const struct exec *x, const float *l, const float *acc, size_t row, uint32_t head)
+{
+	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
+	float *att = x->act.att + row * x->act.n_att + head * group * hd;
+
+	memcpy(att, acc, group * hd * sizeof(*att));
+	for (size_t g = 0; g < group; g++)
+		x->k->scale(att + g * hd, 1.0f / l[g], hd);
+}
+
+static void fold_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t head,
+                         uint32_t seg, const struct attn_state *s, const struct act_thread *th)
+{
+	const struct hparams *hp = &x->m->hp;
+	const struct kv_seq *kv = x->batch.slices[t->slice].s->kv;
+	size_t hd = hp->head_dim, group = hp->n_head / hp->n_head_kv;
+	uint32_t first = MAX(batch_first_seen(&x->batch, op->windowed, t->pos), seg * SEG_POSITIONS) / KV_PAGE;
+	uint32_t last = MIN(t->pos + t->n - 1, seg * SEG_POSITIONS + (SEG_POSITIONS - 1)) / KV_PAGE;
+	struct attn_page_args a = { .q = x->act.q + (head * x->max_rows + t->row) * group * hd, .ldq = hd,
+		.n_q = t->n * group, .head_dim = hd, .lo = th->lo, .hi = th->hi, .scale = hp->attn_scale,
+		.softcap = hp->attn_softcap, .m = s->m, .l = s->l, .acc = s->acc, .scratch = th->scratch };
+
+	for (uint32_t page = first; page <= last; page++) {
+		int64_t base = (int64_t)page * KV_PAGE;
+
+		for (uint32_t i = 0; i < t->n; i++) {
+			uint32_t pos = t->pos + i;
+			int64_t lo = (int64_t)batch_first_seen(&x->batch, op->windowed, pos) - base;
+			int64_t hi = (int64_t)pos + 1 - base;
+
+			memset(th->lo + i * group, (int)CLAMP(lo, 0, KV_PAGE), group);
+			memset(th->hi + i * group, (int)CLAMP(hi, 0, KV_PAGE), group);
+		}
+		a.k = kv_seq_k(kv, page, op->layer, head);
+		a.v = kv_seq_v(kv, page, op->layer, head);
+		x->k->attn_page(&a);
+	}
+}
+
+/* Merge segment `seg`'s state b into the running one, token by token: each has its own first segment. */
+static void merge_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t seg,
+                          const struct attn_state *run, const struct attn_state *b)
+{
+	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		uint32_t pos = t->pos + i;
+		uint32_t seg0 = batch_first_seen(&x->batch, op->windowed, pos) / SEG_POSITIONS;
+		size_t q = i * group;
+
+		if (seg < seg0 || seg > pos / SEG_POSITIONS)
+			continue;
+		if (seg == seg0)
+			state_copy(run, b, q, group, hd);
+		else
+			x->k->attn_merge(run->m + q, run->l + q, run->acc + q * hd, b->m + q, b->l + q,
+			                 b->acc + q * hd, group, hd);
+	}
+}
+
+/* A task of whole rows: all its segments, then the division. */
+static void attn_block(struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t head,
+                       uint32_t thread)
+{
+	const struct act_thread *th = &x->act.threads[thread];
+	struct attn_state run = { th->m[0], th->l[0], th->acc[0] }, seg_state = { th->m[1], th->l[1], th->acc[1] };
+	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
+
+	state_reset(&run, t->n * group, hd);
+	fold_segment(x, op, t, head, t->seg0, &run, th);
+	for (uint32_t seg = t->seg0 + 1; seg < t->seg1; seg++) {
+		state_reset(&seg_state, t->n * group, hd);
+		fold_segment(x, op, t, head, seg, &seg_state, th);
+		merge_segment(x, op, t, seg, &run, &seg_state);
+	}
+	for (uint32_t i = 0; i < t->n; i++)
+		finish_token(x, run.l + i * group, run.acc + i * group * hd, t->row + i, head);
+}
+
+static struct attn_state part_state(const struct exec *x, uint32_t part, uint32_t head)
+{
+	const struct hparams *hp = &x->m->hp;
+	size_t group = hp->n_head / hp->n_head_kv;
+	size_t i = (size_t)part * hp->n_head + head * group;
+
+	return (struct attn_state){ x->act.part_m + i, x->act.part_l + i, x->act.part_acc + i * hp->head_dim };
+}
+
+static void attn_chunk(void *p, uint32_t i, uint32_t thread)
+{
+	struct op_arg *arg = p;
+	struct exec *x = arg->x;
+	const struct hparams *hp = &x->m->hp;
+	const struct attn_task *t = &x->batch.tasks[arg->op->windowed].v[i / hp->n_head_kv];
+	uint32_t head = i % hp->n_head_kv;
+
+	if (x->reading)
+		return;
+	if (t->split) {
+		struct attn_state s = part_state(x, t->part, head);
+
+		state_reset(&s, hp->n_head / hp->n_head_kv, hp->head_dim);
+		fold_segment(x, arg->op, t, head, t->seg0, &s, &x->act.threads[thread]);
+	} else {
+		attn_block(x, arg->op, t, head, thread);
+	}
+}
+
+static void merge_parts(const struct exec *x, const struct attn_split *split, size_t row)
+{
+	const struct hparams *hp = &x->m->hp;
+	size_t group = hp->n_head / hp->n_head_kv;
+
+	for (uint32_t head = 0; head < hp->n_head_kv; head++) {
+		struct attn_state run = part_state(x, split->part, head);
+
+		for (uint32_t i = 1; i < split->n; i++) {
+			struct attn_state b = part_state(x, split->part + i, head);
+
+			x->k->attn_merge(run.m, run.l, run.acc, b.m, b.l, b.acc, group, hp->head_dim);
+		}
+		finish_token(x, run.l, run.acc, row, head);
+	}
+}
+
+static void attn_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
+{
+	const struct attn_tasks *tasks = &x->batch.tasks[op->windowed];
+
+	for (size_t r = r0; r < r1 && tasks->any_split; r++)
+		if (tasks->split[r].n > 0)
+			merge_parts(x, &tasks->split[r], r);
+	if (op->quantize)
+		x->k->actq(&x->q16, x->act.att, x->act.n_att, r0, r1);
+}
+
+void op_attn(struct exec *x, const struct plan_op *op)
+{
+	const struct attn_tasks *tasks = &x->batch.tasks[op->windowed];
+
+	op_phase(x, op, attn_chunk, tasks->n * x->m->hp.n_head_kv);
+	if (op->quantize)
+		q16_bind(&x->q16, x->act.q16_mem, x->act.n_att, x->batch.n_rows);
+	if (op->quantize || tasks->any_split)
+		op_rows(x, op, attn_rows, x->act.n_att);
+}

@@ -1,0 +1,142 @@
+/* op-linear - matrix products in chunks of output rows.
+ *
+ * A chunk is a run of 16-row groups times all tokens: its weights are unpacked once and stay in L1 or L2 while the
+ * tokens pass. Chunks hold about CHUNK_BYTES of weights, but a product is cut into at least CHUNKS_MIN a thread, and into a
+ * multiple of the threads, so that they end together; a thread that lost its core delays one chunk. */
+#include "base/num.h"
+#include "engine/ops.h"
+
+enum {
+	ROW_GROUP = 16,
+	CHUNK_BYTES = 64 << 10,
+	CHUNKS_MIN = 4,
+	INPUT_BYTES = 256 << 10,        /* activations that pass a panel at once: half of a small L2 */
+};
+
+void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
+               size_t ldy, uint32_t thread)
+{
+	const uint8_t *w = mat->data + r0 * mat->row_bytes;
+	bool quantized = qtype_table[mat->type].act == QACT_Q16;
+	size_t token_bytes = quantized ? mat->n_in : mat->n_in * sizeof(float);
+	size_t block = MAX(INPUT_BYTES / token_bytes / 16 * 16, (size_t)32);
+	size_t n = x->batch.n_rows;
+	struct q16 q16;
+	struct mm_args a = { .ldy = ldy, .w = w, .row_bytes = mat->row_bytes, .n_in = mat->n_in, .r1 = r1 - r0,
+		.q16 = &q16, .ldx = ld, .scratch = x->act.threads[thread].scratch };
+
+	if (x->reading) {
+		x->k->read_sum(w, (r1 - r0) * mat->row_bytes);
+		return;
+	}
+	for (size_t t = 0; t < n; t += block) {
+		size_t blocks = mat->n_in / 16;
+
+		a.y = y + t * ldy;
+		a.n_tok = MIN(block, n - t);
+		a.x = in + t * ld;
+		if (quantized)
+			q16 = (struct q16){ x->q16.q + t * mat->n_in, x->q16.s + t * blocks, x->q16.t + t * blocks,
+				x->q16.sum + t * blocks, mat->n_in };
+		x->k->mm[mat->type](&a);
+	}
+}
+
+static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t bytes)
+{
+	size_t groups = DIV_UP(n_out, (size_t)ROW_GROUP);
+	size_t turns = MAX(bytes / CHUNK_BYTES / x->threads, (size_t)CHUNKS_MIN);
+
+	return (uint32_t)MIN(groups, MIN(turns * x->threads, (size_t)UINT32_MAX / 2));
+}
+
+/* Rows of chunk i of n. */
+static void chunk_rows(size_t n_out, uint32_t i, uint32_t n, size_t *r0, size_t *r1)
+{
+	uint64_t groups = DIV_UP(n_out, (size_t)ROW_GROUP);
+
+	*r0 = (size_t)(groups * i / n) * ROW_GROUP;
+	*r1 = MIN((size_t)(groups * (i + 1) / n) * ROW_GROUP, n_out);
+}
+
+static void linear_chunk(void *p, uint32_t i, uint32_t thread)
+{
+	struct op_arg *arg = p;
+	struct exec *x = arg->x;
+	const struct plan_mat *mat = &arg->op->mat[0];
+	const float *in = arg->op->in == IN_ATT ? x->act.att : arg->op->in == IN_GATE ? x->act.gate : x->act.x;
+	size_t r0, r1;
+
+	chunk_rows(mat->n_out, i, arg->n_chunks, &r0, &r1);
+	op_matmul(x, mat, r0, r1, in, mat->n_in, x->act.y + r0, mat->n_out, thread);
+	if (mat->bias && !x->reading)
+		for (size_t t = 0; t < x->batch.n_rows; t++)
+			x->k->add(x->act.y + t * mat->n_out + r0, mat->bias + r0, r1 - r0);
+}
+
+void op_linear(struct exec *x, const struct plan_op *op)
+{
+	const struct plan_mat *mat = &op->mat[0];
+
+	op_phase(x, op, linear_chunk, chunk_count(x, mat->n_out, mat->row_bytes * mat->n_out));
+}
+
+static void gated_chunk(void *p, uint32_t i, uint32_t thread)
+{
+	struct op_arg *arg = p;
+	struct exec *x = arg->x;
+	struct act *a = &x->act;
+	const struct plan_mat *mat = arg->op->mat;
+	size_t r0, r1;
+
+	chunk_rows(a->n_ff, i, arg->n_chunks, &r0, &r1);
+	op_matmul(x, &mat[0], r0, r1, a->x, a->n_embd, a->gate + r0, a->n_ff, thread);
+	op_matmul(x, &mat[1], r0, r1, a->x, a->n_embd, a->up + r0, a->n_ff, thread);
+	for (size_t t = 0; t < x->batch.n_rows && !x->reading; t++) {
+		float *gate = a->gate + t * a->n_ff + r0;
+		const float *up = a->up + t * a->n_ff + r0;
+
+		if (x->m->hp.ffn == FFN_GELU_GATED)
+			x->k->gelu_mul(gate, gate, up, r1 - r0);
+		else
+			x->k->silu_mul(gate, gate, up, r1 - r0);
+	}
+}
+
+static void gated_quantize(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
+{
+	(void)op;
+	x->k->actq(&x->q16, x->act.gate, x->act.n_ff, r0, r1);
+}
+
+void op_gated(struct exec *x, const struct plan_op *op)
+{
+	size_t bytes = (op->mat[0].row_bytes + op->mat[1].row_bytes) * x->act.n_ff;
+
+	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, bytes));
+	if (!op->quantize)
+		return;
+	q16_bind(&x->q16, x->act.q16_mem, x->act.n_ff, x->batch.n_rows);
+	op_rows(x, op, gated_quantize, x->act.n_ff);
+}
+
+static void logits_chunk(void *p, uint32_t i, uint32_t thread)
+{
+	struct op_arg *arg = p;
+	struct exec *x = arg->x;
+	const struct plan_mat *mat = &arg->op->mat[0];
+	float cap = x->m->hp.final_softcap;
+	size_t r0, r1;
+
+	chunk_rows(mat->n_out, i, arg->n_chunks, &r0, &r1);
+	op_matmul(x, mat, r0, r1, x->act.x, mat->n_in, x->act.logits + r0, mat->n_out, thread);
+	for (size_t t = 0; t < x->batch.n_rows && cap > 0 && !x->reading; t++)
+		x->k->softcap(x->act.logits + t * mat->n_out + r0, cap, r1 - r0);
+}
+
+void op_logits(struct exec *x, const struct plan_op *op)
+{
+	const struct plan_mat *mat = &op->mat[0];
+
+	op_phase(x, op, logits_chunk, chunk_count(x, mat->n_out, mat->row_bytes * mat->n_out));
+}

@@ -1,0 +1,91 @@
+/* op-qkv - queries, keys and values of one layer in a single phase, a chunk a head.
+ *
+ * A chunk owns whole heads, so bias, head norm, rotation and the store into the pages follow in it while the rows
+ * are in cache: no phase of their own. KV heads come first, having two matrices' rows.
+ * Invariant: a chunk of KV head g writes the pages of head g only; two chunks never share a page. */
+#include "engine/ops.h"
+
+static void rotate(const struct exec *x, const struct plan_op *op, float *v, size_t row)
+{
+	const struct hparams *hp = &x->m->hp;
+	const float *cs = (op->windowed ? x->act.cs_local : x->act.cs) + row * x->act.n_rot;
+
+	if (!x->plan->freq)
+		return;
+	if (hp->rope == ROPE_NEOX)
+		x->k->rope_neox(v, 1, hp->head_dim, hp->n_rot, cs);
+	else
+		x->k->rope_norm(v, 1, hp->head_dim, hp->n_rot, cs);
+}
+
+static void finish_head(const struct exec *x, const struct plan_op *op, const float *bias, const float *norm, float *v,
+                        size_t row)
+{
+	const struct hparams *hp = &x->m->hp;
+
+	if (bias)
+		x->k->add(v, bias, hp->head_dim);
+	if (norm)
+		x->k->rms_norm(v, v, norm, hp->head_dim, hp->norm_eps);
+	rotate(x, op, v, row);
+}
+
+static void query_head(struct exec *x, const struct plan_op *op, uint32_t head, uint32_t thread)
+{
+	const struct hparams *hp = &x->m->hp;
+	const struct plan_mat *mat = &op->mat[0];
+	size_t hd = hp->head_dim, group = hp->n_head / hp->n_head_kv, r0 = head * hd;
+	float *q = x->act.q + ((head / group) * x->max_rows * group + head % group) * hd;
+
+	op_matmul(x, mat, r0, r0 + hd, x->act.x, x->act.n_embd, q, group * hd, thread);
+	for (size_t row = 0; row < x->batch.n_rows && !x->reading; row++)
+		finish_head(x, op, mat->bias ? mat->bias + r0 : NULL, op->q_norm, q + row * group * hd, row);
+}
+
+static void store_slice(struct exec *x, const struct plan_op *op, const struct batch_slice *s, uint32_t head)
+{
+	const struct plan_mat *km = &op->mat[1], *vm = &op->mat[2];
+	size_t hd = x->m->hp.head_dim;
+	const float *k_bias = km->bias ? km->bias + head * hd : NULL;
+	const float *v_bias = vm->bias ? vm->bias + head * hd : NULL;
+
+	for (uint32_t i = 0; i < s->n; i++) {
+		size_t row = s->row0 + i;
+		uint32_t pos = s->pos0 + i, page = pos / KV_PAGE;
+		float *k = x->act.k + row * x->act.n_kv + head * hd;
+		float *v = x->act.v + row * x->act.n_kv + head * hd;
+
+		finish_head(x, op, k_bias, op->k_norm, k, row);
+		if (v_bias)
+			x->k->add(v, v_bias, hd);
+		x->k->kv_store(kv_seq_k(s->s->kv, page, op->layer, head), kv_seq_v(s->s->kv, page, op->layer, head),
+		               pos % KV_PAGE, hd, k, v);
+	}
+}
+
+static void kv_head(struct exec *x, const struct plan_op *op, uint32_t head, uint32_t thread)
+{
+	const struct act *a = &x->act;
+	size_t hd = x->m->hp.head_dim, r0 = head * hd;
+
+	op_matmul(x, &op->mat[1], r0, r0 + hd, a->x, a->n_embd, a->k + r0, a->n_kv, thread);
+	op_matmul(x, &op->mat[2], r0, r0 + hd, a->x, a->n_embd, a->v + r0, a->n_kv, thread);
+	for (uint32_t i = 0; i < x->batch.n_slices && !x->reading; i++)
+		store_slice(x, op, &x->batch.slices[i], head);
+}
+
+static void qkv_chunk(void *p, uint32_t i, uint32_t thread)
+{
+	struct op_arg *arg = p;
+	uint32_t n_kv = arg->x->m->hp.n_head_kv;
+
+	if (i < n_kv)
+		kv_head(arg->x, arg->op, i, thread);
+	else
+		query_head(arg->x, arg->op, i - n_kv, thread);
+}
+
+void op_qkv(struct exec *x, const struct plan_op *op)
+{
+	op_phase(x, op, qkv_chunk, x->m->hp.n_head_kv + x->m->hp.n_head);
+}

@@ -1,0 +1,46 @@
+/* ops - the functions behind a plan's ops, and the executor's state that they share. Engine thread only, but for the
+ * chunk functions, which the pool calls: these write only what their chunk owns. */
+#pragma once
+#include "engine/act.h"
+#include "engine/batch.h"
+#include "engine/exec.h"
+#include "engine/plan.h"
+
+struct exec {
+	struct model *m;                /* a reference */
+	const struct kernels *k;
+	struct pool *pool;
+	uint32_t threads, max_rows, max_logits;
+	struct plan *plan;
+	struct act act;
+	struct batch batch;
+	struct q16 q16;                 /* input of the op at hand, bound to act.q16_mem */
+	bool reading;                   /* exec_read_step: weights are read, nothing is computed */
+};
+struct op_arg {                         /* of one phase */
+	struct exec *x;
+	const struct plan_op *op;
+	uint32_t n_chunks;
+};
+typedef void (*op_fn)(struct exec *x, const struct plan_op *op);
+void op_embed(struct exec *x, const struct plan_op *op);
+void op_norm(struct exec *x, const struct plan_op *op);
+void op_qkv(struct exec *x, const struct plan_op *op);
+void op_keep(struct exec *x, const struct plan_op *op);
+void op_attn(struct exec *x, const struct plan_op *op);
+void op_linear(struct exec *x, const struct plan_op *op);
+void op_gated(struct exec *x, const struct plan_op *op);
+void op_logits(struct exec *x, const struct plan_op *op);
+
+/* One phase: chunks [0, n) of fn, in place when there is only one. */
+void op_phase(struct exec *x, const struct plan_op *op, pool_fn fn, uint32_t n_chunks);
+/* Rows [r0, r1) of the batch. */
+typedef void (*op_rows_fn)(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1);
+/* Run fn over all rows: in place when that is less work than waking the pool, else in chunks. width: floats a row. */
+void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t width);
+/* y[t * ldy + r - r0] = rows [r0, r1) of mat times the batch's input: x->q16 or the rows of `in` (ld floats apart),
+ * as the matrix' type wants. */
+void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
+               size_t ldy, uint32_t thread);
+/* Move row src of what lives across ops to row dst: batch_move_fn of arg = exec. */
+void op_move_row(void *arg, uint32_t dst, uint32_t src);
