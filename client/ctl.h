@@ -1,0 +1,136 @@
+/* ctl - what the files of qllmctl share: the command table, parsed arguments, output, waiting.
+ *
+ * A command is one row (struct ctl_cmd). The parser, `help`, --help and the command list of qllmctl(1) read the rows, so
+ * nothing about a command is said twice. A row's run() returns an exit code of enum ctl_exit; it has told stderr why when
+ * that is not 0. Data goes to stdout, everything else to stderr. Threads: one. */
+#pragma once
+#include <jansson.h>
+#include <stdio.h>
+#include "base/err.h"
+#include "base/str.h"
+#include "base/vec.h"
+#include "client/qllm.h"
+
+enum ctl_exit {
+	CTL_OK = 0,
+	CTL_FAILED = 1,
+	CTL_USAGE = 2,
+	CTL_STATE = 3,                  /* not running, not loaded, not finished */
+	CTL_UNKNOWN = 4,                /* no such model or job */
+	CTL_REFUSED = 5,                /* by policy or quota */
+	CTL_UNREACHABLE = 6,
+	CTL_BUSY = 75,
+	CTL_TIMEOUT = 124,
+	CTL_INTERRUPTED = 130,
+};
+enum ctl_kind {                         /* what the parser accepts as a value */
+	CTL_FLAG,                       /* none */
+	CTL_TEXT,
+	CTL_COUNT,                      /* an unsigned integer */
+	CTL_NUMBER,                     /* a finite number, minus sign allowed */
+	CTL_CHOICE,                     /* one of the words of `value`, separated by | */
+};
+struct ctl_opt {                        /* lists end with a row without name */
+	const char *name;               /* long name without dashes */
+	char letter;                    /* short form, or 0 */
+	enum ctl_kind kind;
+	const char *value;              /* what help calls the value; NULL for flags */
+	const char *help;
+	bool many;                      /* may be repeated and all count; otherwise the last one counts */
+};
+enum ctl_flags {
+	CTL_CONNECT = 1 << 0,           /* run() gets a connected ctl->q */
+	CTL_LATER = 1 << 1,             /* known, not built yet: exit 2 whatever the arguments */
+};
+struct ctl;
+struct ctl_cmd {
+	const char *name, *args, *help;
+	unsigned min_args, max_args, flags;
+	const struct ctl_opt *opts;     /* NULL: none of its own */
+	int (*run)(struct ctl *c);
+	const char *example;            /* one command line for help, or NULL */
+};
+extern const struct ctl_opt ctl_globals[];
+extern const struct ctl_opt ctl_sampling[];             /* shared by run, chat */
+extern const struct ctl_cmd *const ctl_cmds[];          /* in the order of help; ends with NULL */
+
+enum ctl_when { CTL_AUTO, CTL_ALWAYS, CTL_NEVER };
+enum ctl_progress { CTL_PROGRESS_NONE, CTL_PROGRESS_BAR, CTL_PROGRESS_PLAIN, CTL_PROGRESS_JSON };
+struct ctl_given {
+	const struct ctl_opt *opt;
+	const char *value;              /* NULL for flags */
+};
+struct ctl {
+	const struct ctl_cmd *cmd;
+	VEC(struct ctl_given) given;    /* options as they came, globals included */
+	VEC(char *) args;               /* positional, borrowed from argv */
+	bool json, quiet, legend, pager, help;
+	bool tty_out, tty_err, color_out, color_err;
+	enum ctl_progress progress;
+	double timeout;                 /* seconds, 0 = none */
+	double deadline;                /* ctl_now() scale, 0 = none */
+	struct qllm *q;
+	bool progress_open;             /* a bar stands on the terminal's last line */
+	double progress_last;
+	pid_t pager_pid;
+};
+
+/* ctl-args.c. Errors: a sentence in err and CTL_USAGE. */
+int ctl_parse(struct ctl *c, int argc, char **argv, struct err *err);
+void ctl_deinit(struct ctl *c);
+const struct ctl_cmd *ctl_find(const char *name);
+const char *ctl_nearest_cmd(const char *name);          /* for "did you mean", NULL when nothing is near */
+bool ctl_has(const struct ctl *c, const char *opt);
+const char *ctl_text(const struct ctl *c, const char *opt, const char *otherwise);
+uint64_t ctl_count(const struct ctl *c, const char *opt, uint64_t otherwise);
+double ctl_number(const struct ctl *c, const char *opt, double otherwise);
+const char *ctl_arg(const struct ctl *c, unsigned i);   /* NULL when absent */
+
+/* ctl-help.c */
+void ctl_help_all(FILE *f);
+void ctl_help_cmd(FILE *f, const struct ctl_cmd *cmd);
+void ctl_help_roff(FILE *f);                            /* the COMMANDS section of qllmctl(1) */
+
+/* ctl-io.c: signals, waiting, input. */
+double ctl_now(void);                                   /* monotonic seconds */
+int ctl_signals_init(void);
+bool ctl_interrupted(void);
+/* Forget a ^C: chat goes on after it. */
+void ctl_interrupt_clear(void);
+/* Dispatch until *done. ^C and the deadline cancel `request` (when not 0) and wait shortly for its end. Returns 0, or the
+ * exit code CTL_TIMEOUT, CTL_INTERRUPTED, CTL_UNREACHABLE with the reason told. */
+int ctl_wait(struct ctl *c, const bool *done, uint64_t request);
+/* The argument itself, or all of stdin for "-" and, where stdin is no terminal, for NULL. mem_free *ret. An exit code. */
+int ctl_input(struct ctl *c, const char *arg, const char *what, char **ret, size_t *ret_n);
+int ctl_read_path(struct ctl *c, const char *path, char **ret, size_t *ret_n);  /* a whole file, or "-" */
+
+/* ctl-call.c: a request in flight and the errors of the daemon as exit codes. */
+int ctl_exit_of(int code);                              /* negative errno of libqllm -> exit code */
+int ctl_fail(struct ctl *c, int exit_code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void ctl_note(struct ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Tell the failure of a libqllm call (its sentence is qllm_error_text) and return its exit code. */
+int ctl_fail_q(struct ctl *c, int code, const char *what);
+
+/* out.c */
+int out_json(struct ctl *c, json_t *j);                 /* steals j; NULL = no memory. An exit code. */
+json_t *out_text(const void *p, size_t n);              /* JSON string; bytes that are no UTF-8 become U+FFFD */
+json_t *out_time(double unix_s);                        /* RFC 3339 UTC, or null when 0 */
+void out_bytes(const struct ctl *c, char out[32], uint64_t n);  /* human on a terminal, plain digits in a pipe */
+void out_pager(struct ctl *c);                          /* from here on stdout goes through the pager, on a terminal */
+int out_close(struct ctl *c);                           /* flush; CTL_FAILED when stdout could not take all */
+void out_progress(struct ctl *c, const char *what, uint64_t done, uint64_t total);
+void out_progress_end(struct ctl *c);
+
+enum { OUT_COLUMNS_MAX = 16 };
+struct out_table {                      /* aligned with spaces; no column is cut */
+	const char *head[OUT_COLUMNS_MAX];      /* a name that begins with > is right-aligned */
+	unsigned n_columns;
+	VEC(char *) cells;
+};
+int out_row(struct out_table *t, ...);  /* n_columns strings, copied */
+void out_table_print(struct ctl *c, struct out_table *t);       /* and frees */
+
+/* npy.c */
+/* Header of a C-order little-endian float32 array, 64-byte aligned; returns its length, at most NPY_HEAD_MAX. */
+enum { NPY_HEAD_MAX = 192 };
+size_t npy_head(char out[NPY_HEAD_MAX], uint64_t rows, uint64_t cols);
