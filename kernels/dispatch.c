@@ -1,0 +1,195 @@
+/* dispatch - which level this machine runs: CPUID says what the core has, XGETBV what the kernel saves.
+ *
+ * Levels are filled worst first; each fill overwrites only the slots that it makes faster. */
+#include "kernels/levels.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/num.h"
+
+#ifdef __x86_64__
+#include <cpuid.h>
+
+enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xe6 };
+
+static uint64_t saved_state(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ ("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (uint64_t)hi << 32 | lo;
+}
+
+static bool have_avx2(void)
+{
+	const uint32_t leaf1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
+	uint32_t a, b, c, d;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1)
+		return false;
+	if ((saved_state() & XCR0_AVX) != XCR0_AVX)
+		return false;
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+static bool have_avx512(void)
+{
+	const uint32_t leaf7b = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+	uint32_t a, b, c, d;
+
+	if (!have_avx2() || (saved_state() & XCR0_AVX512) != XCR0_AVX512)
+		return false;
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7b) == leaf7b && (c & bit_AVX512VNNI);
+}
+#endif
+
+static bool have_scalar(void)
+{
+	return true;
+}
+
+static const struct level {
+	const char *name;
+	bool (*have)(void);
+	void (*fill)(struct kernels *k);
+} levels[] = {
+	{ "scalar", have_scalar, kernels_fill_scalar },
+#ifdef __x86_64__
+	{ "avx2", have_avx2, kernels_fill_avx2 },
+	{ "avx512", have_avx512, kernels_fill_avx512 },
+#endif
+};
+
+void kernels_fill_scalar(struct kernels *k)
+{
+	scalar_fill_mm(k);
+	scalar_fill_dequant(k);
+	scalar_fill_elem(k);
+	scalar_fill_attn(k);
+}
+
+#ifdef __x86_64__
+void kernels_fill_avx2(struct kernels *k)
+{
+	avx2_fill_elem(k);
+	avx2_fill_attn(k);
+}
+
+void kernels_fill_avx512(struct kernels *k)
+{
+	avx512_fill_elem(k);
+	avx512_fill_attn(k);
+}
+#endif
+
+/* A comma list to a bit set of levels. Words that name a level of another machine are known too. */
+static int parse_mask(const char *spec, uint32_t *ret)
+{
+	static const char *const words[] = { "scalar", "avx2", "avx512" };
+	uint32_t mask = 0;
+
+	if (!spec || *spec == '\0') {
+		*ret = UINT32_MAX;
+		return 0;
+	}
+	for (const char *word = spec; ; word += strcspn(word, ",") + 1) {
+		const size_t len = strcspn(word, ",");
+		size_t i;
+
+		for (i = 0; i < ARRAY_SIZE(words); i++)
+			if (strlen(words[i]) == len && strncmp(words[i], word, len) == 0)
+				break;
+		if (i == ARRAY_SIZE(words))
+			return -EINVAL;
+		mask |= 1u << i;
+		if (word[len] == '\0')
+			break;
+	}
+	*ret = mask;
+	return 0;
+}
+
+int kernels_init(struct kernels *k, const char *mask_spec)
+{
+	uint32_t mask;
+	int r = parse_mask(mask_spec, &mask);
+
+	if (r < 0)
+		return r;
+	*k = (struct kernels){ 0 };
+	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+		/* Scalar is the floor of every table, also where the mask names others only. */
+		if (i > 0 && (!(mask & 1u << i) || !levels[i].have()))
+			continue;
+		levels[i].fill(k);
+		k->level = levels[i].name;
+	}
+	return 0;
+}
+
+int kernels_init_level(struct kernels *k, const char *level)
+{
+	size_t n;
+
+	for (n = 0; n < ARRAY_SIZE(levels); n++)
+		if (strcmp(levels[n].name, level) == 0)
+			break;
+	if (n == ARRAY_SIZE(levels))
+		return -ENOENT;
+	*k = (struct kernels){ 0 };
+	for (size_t i = 0; i <= n; i++)
+		levels[i].fill(k);
+	k->level = levels[n].name;
+	return 0;
+}
+
+const char *kernels_levels(void)
+{
+#ifdef __x86_64__
+	return have_avx512() ? "scalar avx2 avx512" : have_avx2() ? "scalar avx2" : "scalar";
+#else
+	return "scalar";
+#endif
+}
+
+const char *kernels_cpu_name(void)
+{
+#ifdef __x86_64__
+	static _Thread_local char name[49];
+	uint32_t words[12];
+	char *start = name, *end;
+
+	if (__get_cpuid_max(0x80000000, NULL) < 0x80000004)
+		return "unknown";
+	for (uint32_t i = 0; i < 3; i++)
+		__get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
+	memcpy(name, words, 48);
+	name[48] = '\0';
+	while (*start == ' ')
+		start++;
+	for (end = start + strlen(start); end > start && end[-1] == ' '; end--)
+		end[-1] = '\0';
+	return *start ? start : "unknown";
+#else
+	return "unknown";
+#endif
+}
+
+size_t q16_bytes(size_t k, size_t n_tok)
+{
+	return align_up(k * n_tok, 64) + 3 * align_up(k / 16 * n_tok * sizeof(float), 64);
+}
+
+void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok)
+{
+	const size_t codes = align_up(k * n_tok, 64), factors = align_up(k / 16 * n_tok * sizeof(float), 64);
+	char *bytes = mem;
+
+	x->k = k;
+	x->q = (int8_t *)bytes;
+	x->s = (float *)(bytes + codes);
+	x->t = (float *)(bytes + codes + factors);
+	x->sum = (int32_t *)(bytes + codes + 2 * factors);
+}

@@ -1,0 +1,22 @@
+/* levels - what each instruction-set folder installs; inside kernels/ only.
+ * A fill overwrites the slots that its level makes faster and leaves the others as the lesser level set them. */
+#pragma once
+#include "kernels/kernels.h"
+
+void kernels_fill_scalar(struct kernels *k);
+void kernels_fill_avx2(struct kernels *k);      /* needs AVX2, FMA, F16C */
+void kernels_fill_avx512(struct kernels *k);    /* needs AVX-512 F, BW, VL, DQ, VNNI besides */
+
+/* Parts of the fills, one a source file. */
+void scalar_fill_mm(struct kernels *k);
+void scalar_fill_dequant(struct kernels *k);
+void scalar_fill_elem(struct kernels *k);
+void scalar_fill_attn(struct kernels *k);
+void avx2_fill_mm(struct kernels *k);
+void avx2_fill_float(struct kernels *k);
+void avx2_fill_elem(struct kernels *k);
+void avx2_fill_attn(struct kernels *k);
+void avx512_fill_mm(struct kernels *k);
+void avx512_fill_float(struct kernels *k);
+void avx512_fill_elem(struct kernels *k);
+void avx512_fill_attn(struct kernels *k);
