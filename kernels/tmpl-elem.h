@@ -7,12 +7,12 @@
 #include "kernels/kernels.h"
 #include "kernels/tmpl-math.h"
 
-/* y[i] = expr(x[i], u[i]) for i < n: the body sees vectors `x` and `u`; tails are padded with `pad`. */
+/* y[i] = expr of x[i] and u[i] for i < n, which the expression sees as vectors `vx` and `vu`; tails are padded with `pad`. */
 #define ELEM_LOOP(y, xp, up, n, pad, expr) do { \
 	size_t i_ = 0; \
 	for (; i_ + VL <= (n); i_ += VL) { \
-		const vf x = v_load((xp) + i_), u = v_load((up) + i_); \
-		(void)u; \
+		const vf vx = v_load((xp) + i_), vu = v_load((up) + i_); \
+		(void)vu; \
 		v_store((y) + i_, expr); \
 	} \
 	if (VL > 1 && i_ < (n)) { \
@@ -21,8 +21,8 @@
 			bx_[l_] = i_ + l_ < (n) ? (xp)[i_ + l_] : (pad); \
 			bu_[l_] = i_ + l_ < (n) ? (up)[i_ + l_] : (pad); \
 		} \
-		const vf x = v_load(bx_), u = v_load(bu_); \
-		(void)u; \
+		const vf vx = v_load(bx_), vu = v_load(bu_); \
+		(void)vu; \
 		v_store(by_, expr); \
 		memcpy((y) + i_, by_, ((n) - i_) * sizeof(float)); \
 	} \
@@ -56,24 +56,24 @@ static void elem_rms_norm(float *y, const float *x, const float *w, size_t n, fl
 	}
 	r = 1.0f / __builtin_sqrtf(tree_sum(acc) / (float)n + eps);
 	if (w)
-		ELEM_LOOP(y, x, w, n, 0.0f, x * v_set1(r) * u);
+		ELEM_LOOP(y, x, w, n, 0.0f, vx * v_set1(r) * vu);
 	else
-		ELEM_LOOP(y, x, x, n, 0.0f, x * v_set1(r));
+		ELEM_LOOP(y, x, x, n, 0.0f, vx * v_set1(r));
 }
 
-static void elem_add(float *y, const float *x_, size_t n)
+static void elem_add(float *y, const float *x, size_t n)
 {
-	ELEM_LOOP(y, x_, y, n, 0.0f, u + x);
+	ELEM_LOOP(y, x, y, n, 0.0f, vu + vx);
 }
 
 static void elem_scale(float *y, float s, size_t n)
 {
-	ELEM_LOOP(y, y, y, n, 0.0f, x * v_set1(s));
+	ELEM_LOOP(y, y, y, n, 0.0f, vx * v_set1(s));
 }
 
 static void elem_silu_mul(float *y, const float *gate, const float *up, size_t n)
 {
-	ELEM_LOOP(y, gate, up, n, 0.0f, x / (v_set1(1.0f) + v_exp(-x)) * u);
+	ELEM_LOOP(y, gate, up, n, 0.0f, vx / (v_set1(1.0f) + v_exp(-vx)) * vu);
 }
 
 INLINE vf gelu(vf x)
@@ -85,12 +85,12 @@ INLINE vf gelu(vf x)
 
 static void elem_gelu_mul(float *y, const float *gate, const float *up, size_t n)
 {
-	ELEM_LOOP(y, gate, up, n, 0.0f, gelu(x) * u);
+	ELEM_LOOP(y, gate, up, n, 0.0f, gelu(vx) * vu);
 }
 
 static void elem_softcap(float *y, float cap, size_t n)
 {
-	ELEM_LOOP(y, y, y, n, 0.0f, v_set1(cap) * v_tanh(x / v_set1(cap)));
+	ELEM_LOOP(y, y, y, n, 0.0f, v_set1(cap) * v_tanh(vx / v_set1(cap)));
 }
 
 static void elem_rope_neox(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs)
