@@ -1,1 +1,4 @@
-# format
+noinst_LTLIBRARIES += libformat.la
+libformat_la_SOURCES = \
+	format/gguf.c format/gguf-get.c format/gguf.h format/gguf-priv.h format/tensors.h format/weightmap.c \
+	format/weightmap.h

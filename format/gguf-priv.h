@@ -1,0 +1,12 @@
+/* gguf-priv - what gguf.c and gguf-get.c share. */
+#pragma once
+#include "base/map.h"
+#include "base/mem.h"
+#include "format/gguf.h"
+
+struct gguf_priv {
+	struct arena arena;             /* keys, values, tensor names, the two tables */
+	struct map *keys, *names;       /* -> struct gguf_value, struct tensor */
+};
+/* Bytes of one element; 0 for strings and arrays, whose size varies. */
+extern const uint8_t gguf_kind_bytes[GGUF_KIND_COUNT];
