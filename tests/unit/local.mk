@@ -35,5 +35,17 @@ tests_unit_test_kv_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_kv_LDADD = libengine.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-kv
 
+check_PROGRAMS += tests/unit/test-gguf
+tests_unit_test_gguf_SOURCES = tests/unit/test-gguf.c
+tests_unit_test_gguf_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_gguf_LDADD = libggufgen.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-gguf
+
+check_PROGRAMS += tests/unit/test-weightmap
+tests_unit_test_weightmap_SOURCES = tests/unit/test-weightmap.c
+tests_unit_test_weightmap_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_weightmap_LDADD = libformat.la libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-weightmap
+
 endif
 TESTS += $(UNIT_TESTS)
