@@ -4,7 +4,8 @@
  * attention reads 2 * head_dim * KV_PAGE halves in one stretch.
  * Invariants:
  * 1. A page is either on the free list (refs 0) or referenced by `refs` sequences; used + free = allocated <= max.
- * 2. Slabs never move and live as long as the pool: addresses from kv_seq_k stay valid until the sequence is freed.
+ * 2. Slabs never move and live as long as one of their pages is used: addresses from kv_seq_k stay valid until the
+ *    sequence is freed.
  * 3. A sequence's table has room for all its pages, so giving back never allocates. */
 #include "engine/kv.h"
 
@@ -23,6 +24,7 @@ struct kv_page {
 struct kv_slab {
 	uint16_t *data;
 	struct kv_page *pages;
+	size_t n;
 };
 struct kv_pool {
 	struct kv_shape shape;
@@ -87,6 +89,45 @@ uint64_t kv_pool_max(const struct kv_pool *kv)
 	return kv->max;
 }
 
+uint64_t kv_pool_allocated(const struct kv_pool *kv)
+{
+	return kv->allocated;
+}
+
+static bool slab_is_free(const struct kv_slab *slab)
+{
+	for (size_t i = 0; i < slab->n; i++)
+		if (slab->pages[i].refs > 0)
+			return false;
+	return true;
+}
+
+void kv_pool_trim(struct kv_pool *kv)
+{
+	size_t n = 0;
+
+	kv->free_list = NULL;
+	kv->allocated = 0;
+	for (size_t i = 0; i < kv->slabs.n; i++) {
+		struct kv_slab slab = kv->slabs.data[i];
+
+		if (slab_is_free(&slab)) {
+			mem_free(slab.data);
+			mem_free(slab.pages);
+			continue;
+		}
+		for (size_t p = slab.n; p-- > 0;) {
+			if (slab.pages[p].refs > 0)
+				continue;
+			slab.pages[p].next_free = kv->free_list;
+			kv->free_list = &slab.pages[p];
+		}
+		kv->allocated += slab.n;
+		kv->slabs.data[n++] = slab;
+	}
+	kv->slabs.n = n;
+}
+
 static int pool_grow(struct kv_pool *kv)
 {
 	size_t n = MIN((uint64_t)kv->slab_pages, kv->max - kv->allocated);
@@ -106,7 +147,7 @@ static int pool_grow(struct kv_pool *kv)
 		pages[i].next_free = kv->free_list;
 		kv->free_list = &pages[i];
 	}
-	slab = (struct kv_slab){ STEAL(data), STEAL(pages) };
+	slab = (struct kv_slab){ STEAL(data), STEAL(pages), n };
 	kv->slabs.data[kv->slabs.n++] = slab;
 	kv->allocated += n;
 	return 0;

@@ -18,6 +18,8 @@ DEFINE_FREEP(struct kv_pool, kv_pool_free)
 uint64_t kv_pool_page_bytes(const struct kv_pool *kv);
 uint64_t kv_pool_used(const struct kv_pool *kv);        /* pages */
 uint64_t kv_pool_max(const struct kv_pool *kv);
+uint64_t kv_pool_allocated(const struct kv_pool *kv);   /* pages memory is held for, used or free */
+void kv_pool_trim(struct kv_pool *kv);                  /* give memory back whose pages are all free */
 
 int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv);
 struct kv_seq *kv_seq_free(struct kv_seq *s);           /* gives its pages back */

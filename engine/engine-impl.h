@@ -1,0 +1,88 @@
+/* engine-impl - what engine.c (doors and thread), engine-lane.c (memory, models) and engine-step.c (steps) share.
+ *
+ * A lane is a loaded model with its executor, KV pages and admitted sequences. One budget covers the fixed buffers
+ * and the pages of all lanes; pages are taken first come, first served, and given up by the youngest.
+ * All of it is touched by the engine thread only, but for what is marked. */
+#pragma once
+#include <pthread.h>
+#include <semaphore.h>
+#include "base/mbox.h"
+#include "engine/engine.h"
+#include "engine/exec.h"
+#include "engine/seq.h"
+
+struct lane {
+	struct list link;               /* in engine.lanes */
+	struct model *model;            /* a reference */
+	struct exec *exec;
+	struct kv_pool *kv;
+	struct list seqs;               /* admitted, oldest first, parked ones included; request.link */
+	struct list reads;              /* REQUEST_READ; request.link */
+	uint32_t n_active;              /* of seqs: not parked */
+	uint32_t n_requests;            /* admitted and waiting */
+	uint32_t rotate;                /* decode rows of the last step began here */
+	bool read_turn, forget, poisoned;
+	double row_s;                   /* seconds a prompt row takes, smoothed; 0 = not measured yet */
+	uint64_t fixed, page_bytes;     /* set once */
+	/* Read by any thread under engine.lock. */
+	_Atomic uint64_t pages, requests;
+};
+
+struct row_job {                        /* a row of logits of the step that just ran */
+	struct request_state *s;
+	const float *row;
+	uint32_t pos;
+	float logprob;
+	int code;
+};
+
+struct engine {
+	struct engine_config c;
+	const struct kernels *kernels;
+	struct pool *pool;
+	const char *threads_why;
+	uint32_t max_logits;
+	struct mbox *inbox;
+	struct message wake;            /* in the inbox at most once: wake_pending */
+	atomic_bool wake_pending, quit;
+	pthread_t thread;
+	bool started;
+
+	pthread_mutex_t lock;           /* the shape of lanes: written by the engine thread, read by all */
+	struct list lanes;              /* the next to have a turn comes first */
+
+	struct sched sched;
+	struct list waiting;            /* request.link */
+	struct exec_slice *slices;      /* max_seqs + chunk of each */
+	struct request_state **rows;
+	struct row_job *jobs;           /* max_logits */
+
+	/* Published for engine_stats. */
+	_Atomic uint64_t used, steps, prompt_tokens, decode_tokens, preemptions;
+	_Atomic uint32_t n_running, n_waiting, n_parked;
+};
+
+/* engine-lane.c */
+uint64_t budget_default(void);
+struct lane *lane_find(struct engine *e, const struct model *m);        /* engine thread, or under the lock */
+int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err);    /* makes it when missing */
+void lane_drop(struct engine *e, struct lane *l);
+/* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any thread. */
+uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page);
+void lane_publish(struct engine *e, struct lane *l);
+void engine_park(struct engine *e, struct request_state *s, size_t room);
+void engine_unpark(struct engine *e, struct request_state *s);
+/* Room for n_pos positions of s; younger or parked sequences of any lane lose their pages for it if they must.
+ * 0, KV_E_FULL when s itself had to go back to waiting, -ENOSPC, -ENOMEM. */
+int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos);
+void engine_admit(struct engine *e);            /* waiting requests to their lanes, as far as slots and pages go */
+/* The end of a request: last call of its sink, everything freed. err: for FINISH_ERROR. */
+void engine_finish(struct engine *e, struct request_state *s, enum finish finish, const struct err *err);
+
+/* engine-step.c */
+bool lane_turn(struct engine *e, struct lane *l);       /* one step, if there is one to do */
+
+static inline struct request_state *link_seq(struct list *link)
+{
+	return container_of(link, struct request, link)->state;
+}

@@ -1,0 +1,454 @@
+/* engine-lane - memory and places: the budget, lanes, who gets pages and who gives them back.
+ *
+ * Invariants:
+ * 1. fixed buffers + used pages of all lanes <= budget. Free pages that a lane still holds memory for are given back
+ *    to the system as soon as held memory would pass the budget.
+ * 2. A request's pages at its limit fit beside all fixed buffers (checked when it arrives and before a lane is
+ *    made), so the oldest can always go on once the younger have gone.
+ * 3. lane.seqs is ordered by age; a sequence in it has kv, one in engine.waiting has none. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/sysinfo.h>
+#include "base/fd.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "engine/engine-impl.h"
+#include "format/weightmap.h"
+
+/* === The budget === */
+/* memory.max of one cgroup directory, UINT64_MAX without. */
+static uint64_t cgroup_limit(const char *dir)
+{
+	_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
+	_cleanup_close_ int fd = -1;
+	_cleanup_mem_ char *text = NULL;
+	uint64_t limit;
+	size_t n;
+
+	if (sbuf_printf(&path, "/sys/fs/cgroup%s/memory.max", dir) < 0)
+		return UINT64_MAX;
+	fd = open(path.p, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fd_read_file(fd, 64, &text, &n) < 0)
+		return UINT64_MAX;
+	text[strcspn(text, "\n")] = 0;
+	return str_to_u64(text, &limit) == 0 ? limit : UINT64_MAX;      /* "max" is no number */
+}
+
+/* The least memory.max from the process's cgroup up to the root. */
+static uint64_t cgroup_memory(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+	_cleanup_mem_ char *text = NULL;
+	uint64_t least = UINT64_MAX;
+	char *dir, *slash;
+	size_t n;
+
+	if (fd < 0 || fd_read_file(fd, 64 * 1024, &text, &n) < 0)
+		return UINT64_MAX;
+	dir = strncmp(text, "0::/", 4) == 0 ? text : strstr(text, "\n0::/");
+	if (!dir)
+		return UINT64_MAX;
+	dir = strchr(dir, '/');
+	dir[strcspn(dir, "\n")] = 0;
+	for (;;) {
+		least = MIN(least, cgroup_limit(dir));
+		slash = strrchr(dir, '/');
+		if (!slash)
+			return least;
+		*slash = 0;
+	}
+}
+
+uint64_t budget_default(void)
+{
+	uint64_t total = UINT64_MAX, group = cgroup_memory();
+	struct sysinfo si;
+
+	if (sysinfo(&si) == 0)
+		total = (uint64_t)si.totalram * si.mem_unit;
+	total = MIN(total, group);
+	return total == UINT64_MAX ? (uint64_t)1 << 30 : total / 2;
+}
+
+static uint64_t fixed_total(const struct engine *e)
+{
+	uint64_t sum = 0;
+
+	list_for(&e->lanes, it)
+		sum += container_of(it, struct lane, link)->fixed;
+	return sum;
+}
+
+static uint64_t pages_bytes(const struct engine *e)
+{
+	uint64_t sum = 0;
+
+	list_for(&e->lanes, it) {
+		const struct lane *l = container_of(it, struct lane, link);
+
+		sum += kv_pool_used(l->kv) * l->page_bytes;
+	}
+	return sum;
+}
+
+static void footprint_of(const struct engine *e, const struct model *m, struct footprint *ret)
+{
+	model_footprint(&m->hp, m->n_bytes, e->c.max_seqs + e->c.chunk, e->max_logits, ret);
+}
+
+uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page)
+{
+	struct footprint fp;
+	uint64_t fixed, page;
+	struct lane *l;
+
+	footprint_of(e, m, &fp);
+	pthread_mutex_lock(&e->lock);
+	l = lane_find(e, m);
+	page = l ? l->page_bytes : fp.kv_page;
+	fixed = fixed_total(e) + (l ? 0 : fp.activations);
+	pthread_mutex_unlock(&e->lock);
+	*ret_page = MAX(page, (uint64_t)1);
+	return e->c.budget > fixed ? e->c.budget - fixed : 0;
+}
+
+/* === Lanes === */
+struct lane *lane_find(struct engine *e, const struct model *m)
+{
+	list_for(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		if (l->model == m)
+			return l;
+	}
+	return NULL;
+}
+
+static uint64_t most_bytes(const struct request_state *s)
+{
+	return (uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * s->lane->page_bytes;
+}
+
+/* What the largest request that the engine has accepted may come to need. */
+static uint64_t promised_bytes(const struct engine *e)
+{
+	uint64_t most = 0;
+
+	list_for(&e->waiting, it)
+		most = MAX(most, most_bytes(link_seq(it)));
+	list_for(&e->lanes, it)
+		list_for(&container_of(it, struct lane, link)->seqs, jt)
+			most = MAX(most, most_bytes(link_seq(jt)));
+	return most;
+}
+
+static int check_fixed(const struct engine *e, const struct model *m, uint64_t fixed, uint64_t page, struct err *err)
+{
+	uint64_t taken = fixed_total(e) + promised_bytes(e), left = e->c.budget > taken ? e->c.budget - taken : 0;
+	char label[MODEL_LABEL_MAX];
+
+	if (fixed <= left && page <= left - fixed)
+		return 0;
+	return err_set(err, -ENOSPC, "model %s needs %llu MiB of buffers, the engine's budget of %llu MiB has %llu MiB "
+	               "left: raise the budget or unload another model", model_label(m, label),
+	               (unsigned long long)((fixed + page) >> 20), (unsigned long long)(e->c.budget >> 20),
+	               (unsigned long long)(left >> 20));
+}
+
+static struct lane *lane_free(struct lane *l)
+{
+	if (!l)
+		return NULL;
+	kv_pool_free(l->kv);
+	exec_free(l->exec);
+	if (l->model)
+		model_unref(l->model);
+	return mem_free(l);
+}
+DEFINE_FREEP(struct lane, lane_free)
+
+static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct err *err)
+{
+	_cleanup_(lane_freep) struct lane *l = NULL;
+	struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim };
+	struct footprint fp;
+	int r;
+
+	footprint_of(e, m, &fp);
+	r = check_fixed(e, m, fp.activations, fp.kv_page, err);
+	if (r < 0)
+		return r;
+	l = mem_alloc(sizeof(*l));
+	if (!l)
+		return err_set(err, -ENOMEM, "no memory for another model");
+	list_init(&l->seqs);
+	list_init(&l->reads);
+	l->model = model_ref(m);
+	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits, err);
+	if (r < 0)
+		return err_set(err, r, "no memory for the buffers of another model");
+	l->fixed = exec_bytes(l->exec);
+	r = check_fixed(e, m, l->fixed, fp.kv_page, err);
+	if (r < 0)
+		return r;
+	r = kv_pool_new(&l->kv, &shape, (e->c.budget - l->fixed) / MAX(fp.kv_page, (uint64_t)1));
+	if (r < 0)
+		return err_set(err, r, "no memory for the pages of another model");
+	l->page_bytes = kv_pool_page_bytes(l->kv);
+	*ret = STEAL(l);
+	return 0;
+}
+
+int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err)
+{
+	struct lane *l = lane_find(e, m);
+	char label[MODEL_LABEL_MAX];
+	int r;
+
+	if (l && (l->poisoned || weightmap_poisoned(m->map)))
+		return err_set(err, -EIO, "the file of model %s could not be read while computing (truncated?): unload "
+		               "and load it again", model_label(m, label));
+	if (!l) {
+		r = lane_new(e, m, &l, err);
+		if (r < 0)
+			return r;
+		pthread_mutex_lock(&e->lock);
+		list_append(&e->lanes, &l->link);
+		pthread_mutex_unlock(&e->lock);
+	}
+	*ret = l;
+	return 0;
+}
+
+void lane_drop(struct engine *e, struct lane *l)
+{
+	pthread_mutex_lock(&e->lock);
+	list_remove(&l->link);
+	pthread_mutex_unlock(&e->lock);
+	lane_free(l);
+}
+
+void lane_publish(struct engine *e, struct lane *l)
+{
+	(void)e;
+	atomic_store_explicit(&l->pages, kv_pool_used(l->kv), memory_order_relaxed);
+	atomic_store_explicit(&l->requests, l->n_requests, memory_order_relaxed);
+}
+
+/* === Sequences and pages === */
+void engine_park(struct engine *e, struct request_state *s, size_t room)
+{
+	(void)e;
+	s->sched.parked = true;
+	s->room_wanted = room;
+	if (s->kv)
+		s->lane->n_active--;
+}
+
+void engine_unpark(struct engine *e, struct request_state *s)
+{
+	(void)e;
+	s->sched.parked = false;
+	if (s->kv)
+		s->lane->n_active++;
+}
+
+/* Back to waiting without pages; its tokens stay, and are computed again after its next admission. */
+static void preempt(struct engine *e, struct request_state *s)
+{
+	if (!s->sched.parked)
+		s->lane->n_active--;
+	s->kv = kv_seq_free(s->kv);
+	s->n_done = 0;
+	s->sched.preempted = true;
+	sched_set_running(&s->sched, false);
+	list_remove(&s->r->link);
+	list_append(&e->waiting, &s->r->link);
+	atomic_fetch_add_explicit(&e->preemptions, 1, memory_order_relaxed);
+}
+
+/* The first to lose its pages among those that are parked or younger than s (all, when s is NULL: parked only). */
+static struct request_state *find_victim(struct engine *e, const struct request_state *s, bool *ret_others)
+{
+	struct request_state *best = NULL;
+
+	*ret_others = false;
+	list_for(&e->lanes, it)
+		list_for(&container_of(it, struct lane, link)->seqs, jt) {
+			struct request_state *v = link_seq(jt);
+
+			if (v == s || kv_seq_pages(v->kv) == 0)
+				continue;
+			*ret_others = true;
+			if (!v->sched.parked && (!s || v->sched.order < s->sched.order))
+				continue;
+			if (sched_victim_before(&v->sched, best ? &best->sched : NULL))
+				best = v;
+		}
+	return best;
+}
+
+static uint64_t pages_left(struct engine *e)
+{
+	uint64_t taken = fixed_total(e) + pages_bytes(e);
+
+	return e->c.budget > taken ? e->c.budget - taken : 0;
+}
+
+/* Give free pages back to the system if memory held would pass the budget with `more` bytes. */
+static void trim(struct engine *e, uint64_t more)
+{
+	uint64_t held = fixed_total(e);
+
+	list_for(&e->lanes, it) {
+		const struct lane *l = container_of(it, struct lane, link);
+
+		held += kv_pool_allocated(l->kv) * l->page_bytes;
+	}
+	if (held + more <= e->c.budget)
+		return;
+	list_for(&e->lanes, it)
+		kv_pool_trim(container_of(it, struct lane, link)->kv);
+}
+
+static uint64_t pages_missing(const struct request_state *s, uint32_t n_pos)
+{
+	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = s->kv ? kv_seq_pages(s->kv) : 0;
+
+	return need > have ? need - have : 0;
+}
+
+int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
+{
+	for (;;) {
+		uint64_t more = pages_missing(s, n_pos) * s->lane->page_bytes;
+		struct request_state *victim;
+		bool others;
+		int r;
+
+		if (more == 0)
+			return 0;
+		if (more <= pages_left(e)) {
+			trim(e, more);
+			r = kv_seq_reserve(s->kv, n_pos);
+			if (r != KV_E_FULL)
+				return r;
+		}
+		victim = find_victim(e, s, &others);
+		if (victim) {
+			preempt(e, victim);
+		} else if (others) {
+			preempt(e, s);
+			return KV_E_FULL;
+		} else {
+			return -ENOSPC;
+		}
+	}
+}
+
+static void insert_by_age(struct lane *l, struct request_state *s)
+{
+	struct list *at = l->seqs.prev;
+
+	while (at != &l->seqs && link_seq(at)->sched.order > s->sched.order)
+		at = at->prev;
+	list_append(at->next, &s->r->link);     /* before at's successor */
+}
+
+/* Make `need` bytes of pages free, from parked sequences only. */
+static bool free_from_parked(struct engine *e, uint64_t need)
+{
+	uint64_t parked = 0;
+	bool others;
+
+	list_for(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		list_for(&l->seqs, jt)
+			if (link_seq(jt)->sched.parked)
+				parked += kv_seq_pages(link_seq(jt)->kv) * l->page_bytes;
+	}
+	if (need > pages_left(e) + parked)
+		return false;
+	while (need > pages_left(e)) {
+		struct request_state *victim = find_victim(e, NULL, &others);
+
+		if (!victim)
+			return false;
+		preempt(e, victim);
+	}
+	return true;
+}
+
+/* Every running sequence may want a page before the new one has got anywhere: leave it to them, or the newcomer
+ * would be preempted at once. */
+static uint64_t headroom(const struct engine *e)
+{
+	uint64_t sum = 0;
+
+	list_for(&e->lanes, it) {
+		const struct lane *l = container_of(it, struct lane, link);
+
+		sum += l->n_active * l->page_bytes;
+	}
+	return sum;
+}
+
+static int admit_pages(struct engine *e, struct request_state *s)
+{
+	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes, spare = headroom(e);
+	int r;
+
+	if (!free_from_parked(e, more + spare))
+		return spare > 0 ? KV_E_FULL : -ENOSPC;
+	trim(e, more);
+	r = kv_seq_new(&s->kv, s->lane->kv);
+	if (r == 0)
+		r = kv_seq_reserve(s->kv, seq_total(s));
+	if (r != 0)
+		s->kv = kv_seq_free(s->kv);
+	return r;
+}
+
+/* The waiting request that goes next, among those whose lane has a place. */
+static struct request_state *next_waiting(struct engine *e)
+{
+	struct request_state *best = NULL;
+
+	list_for(&e->waiting, it) {
+		struct request_state *s = link_seq(it);
+
+		if (s->sched.parked || s->lane->n_active >= e->c.max_seqs)
+			continue;
+		if (sched_admit_before(&s->sched, best ? &best->sched : NULL))
+			best = s;
+	}
+	return best;
+}
+
+void engine_admit(struct engine *e)
+{
+	struct request_state *s;
+
+	/* The first that does not fit stops the rest: a large request is not overtaken for ever by small ones. */
+	while ((s = next_waiting(e))) {
+		struct err err = { 0 };
+		int r = admit_pages(e, s);
+
+		if (r == KV_E_FULL)
+			return;
+		if (r < 0) {
+			err_set(&err, r, r == -ENOMEM ? "no memory for the request's pages" :
+			        "the request does not fit the engine's budget any more");
+			engine_finish(e, s, FINISH_ERROR, &err);
+			continue;
+		}
+		list_remove(&s->r->link);
+		insert_by_age(s->lane, s);
+		s->lane->n_active++;
+		s->sched.preempted = false;
+		sched_set_running(&s->sched, true);
+	}
+}

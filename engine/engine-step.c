@@ -1,0 +1,372 @@
+/* engine-step - one step of one lane: choose rows, compute, use their logits.
+ *
+ * Decode rows come first, one for every running sequence (at most max_seqs, in turns beyond that), then prompt tokens
+ * in small portions by sched's shares until the chunk is full.
+ * Invariants:
+ * 1. Pages and output room are there before a row is chosen; nothing waits after exec_step.
+ * 2. Only step_choose_* and the use of rows end or preempt requests; between choosing pages and building slices no
+ *    request goes away unseen (its place in engine.rows becomes NULL, or its kv does).
+ * 3. Chunk sizes follow the clock, results do not (exec.h). */
+#include <errno.h>
+#include "base/num.h"
+#include "engine/engine-impl.h"
+#include "format/weightmap.h"
+
+enum {
+	QUANTUM = 32,                   /* prompt tokens of one share */
+	CHUNK_LEAST = 16,               /* prompt tokens a step however slow the machine is */
+};
+static const double STEP_TARGET_S = 0.15;       /* a step that others' next tokens wait for takes about this long */
+
+struct step {
+	uint32_t n_slices, n_decode, n_prompt, n_logits;
+};
+
+static bool cancelled(struct request_state *s)
+{
+	return atomic_load_explicit(&s->r->cancel, memory_order_relaxed);
+}
+
+static bool has_room(struct request_state *s, uint32_t n_logits)
+{
+	size_t n = seq_room(s, n_logits);
+
+	return n == 0 || s->r->sink.room(s->r->user, n);
+}
+
+static void fail(struct engine *e, struct request_state *s, int code, const char *what)
+{
+	char label[MODEL_LABEL_MAX];
+	struct err err = { 0 };
+
+	err_set(&err, code, "model %s: %s", model_label(s->r->model, label), what);
+	engine_finish(e, s, FINISH_ERROR, &err);
+}
+
+/* === Choosing === */
+/* End cancelled sequences, park those without room; count those with a decode row to do. */
+static uint32_t decode_ready(struct engine *e, struct lane *l)
+{
+	uint32_t n = 0;
+
+	list_for_safe(&l->seqs, it) {
+		struct request_state *s = link_seq(it);
+
+		s->grant = 0;
+		if (cancelled(s)) {
+			engine_finish(e, s, FINISH_CANCELLED, NULL);
+			continue;
+		}
+		s->closed = s->sched.parked;
+		if (s->closed || !seq_is_decode(s))
+			continue;
+		s->closed = true;
+		if (has_room(s, 1))
+			n++;
+		else
+			engine_park(e, s, seq_room(s, 1));
+	}
+	return n;
+}
+
+/* Up to max_seqs decode rows with pages, oldest first, into engine.rows. */
+static void choose_decode(struct engine *e, struct lane *l, struct step *st)
+{
+	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), i = 0, n = 0, skip = 0;
+
+	if (ready > take) {
+		skip = l->rotate % ready;
+		l->rotate = (skip + take) % ready;
+	}
+	list_for(&l->seqs, it) {
+		struct request_state *s = link_seq(it);
+
+		if (s->sched.parked || !seq_is_decode(s))
+			continue;
+		if ((i++ + ready - skip) % ready < take)
+			e->rows[n++] = s;
+	}
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = e->rows[k];
+		int r = s->kv ? engine_reserve(e, s, s->n_done + 1) : KV_E_FULL;
+
+		if (r < 0) {
+			fail(e, s, r, "no memory for the next token");
+			e->rows[k] = NULL;
+		}
+	}
+	for (uint32_t k = 0; k < n; k++)
+		if (e->rows[k] && e->rows[k]->kv) {
+			e->rows[st->n_decode] = e->rows[k];
+			e->rows[st->n_decode++]->grant = 1;
+		}
+	st->n_slices = st->n_decode;
+	st->n_logits = st->n_decode;
+}
+
+/* Take up to n more prompt tokens of s into the step. Returns how many; 0 closes it for this step. */
+static uint32_t grant_more(struct engine *e, struct step *st, struct request_state *s, uint32_t n)
+{
+	uint32_t have = seq_logits(s, s->grant), rows, excess;
+
+	n = MIN(n, seq_border(s) - s->n_done - s->grant);
+	rows = seq_logits(s, s->grant + n) - have;
+	if (st->n_logits + rows > e->max_logits) {
+		excess = st->n_logits + rows - e->max_logits;
+		n -= MIN(n, excess);
+		rows = seq_logits(s, s->grant + n) - have;
+	}
+	if (rows > 0 && !has_room(s, have + rows)) {
+		do {
+			n -= DIV_UP(rows, 2u);
+			rows = seq_logits(s, s->grant + n) - have;
+		} while (rows > 0 && !has_room(s, have + rows));
+		if (n == 0 && s->grant == 0)
+			engine_park(e, s, seq_room(s, 1));
+	}
+	st->n_logits += rows;
+	s->grant += n;
+	s->closed = n == 0;
+	return n;
+}
+
+/* Does anybody's next token wait for this step? */
+static bool others_decode(const struct engine *e)
+{
+	list_for(&e->lanes, it)
+		list_for(&container_of(it, struct lane, link)->seqs, jt) {
+			const struct request_state *s = link_seq(jt);
+
+			if (!s->sched.parked && seq_is_decode(s))
+				return true;
+		}
+	return false;
+}
+
+static uint32_t prompt_budget(const struct engine *e, const struct lane *l, uint32_t n_decode)
+{
+	double rows;
+
+	if (l->row_s <= 0 || !others_decode(e))
+		return e->c.chunk;
+	rows = STEP_TARGET_S / l->row_s - (double)n_decode;
+	if (rows >= (double)e->c.chunk)
+		return e->c.chunk;
+	return MIN(e->c.chunk, rows > CHUNK_LEAST ? (uint32_t)rows : (uint32_t)CHUNK_LEAST);
+}
+
+static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
+{
+	uint32_t budget = prompt_budget(e, l, st->n_decode);
+
+	while (budget > 0) {
+		struct request_state *best = NULL;
+		uint32_t n;
+
+		list_for(&l->seqs, it) {
+			struct request_state *s = link_seq(it);
+
+			if (!s->closed && sched_prompt_before(&s->sched, best ? &best->sched : NULL))
+				best = s;
+		}
+		if (!best)
+			break;
+		n = grant_more(e, st, best, MIN(budget, (uint32_t)QUANTUM));
+		if (n > 0)
+			sched_charge(&e->sched, &best->sched, n);
+		budget -= n;
+		st->n_prompt += n;
+	}
+	list_for(&l->seqs, it) {
+		struct request_state *s = link_seq(it);
+
+		if (s->grant > 0 && !seq_is_decode(s))
+			e->rows[st->n_slices++] = s;
+	}
+}
+
+static void build_slices(struct engine *e, const struct step *st)
+{
+	double now = seq_now();
+
+	for (uint32_t i = 0; i < st->n_slices; i++) {
+		struct request_state *s = e->rows[i];
+
+		if (s->t_start == 0)
+			s->t_start = now;
+		e->slices[i] = (struct exec_slice){
+			.kv = s->kv, .tokens = s->r->tokens + s->n_done, .n = s->grant, .pos0 = s->n_done,
+			.n_logits = seq_logits(s, s->grant), .cancel = &s->r->cancel,
+		};
+	}
+}
+
+/* === Using the rows === */
+struct eval_arg {
+	struct row_job *jobs;
+	const struct kernels *kernels;
+};
+static void eval_chunk(void *arg, uint32_t i, uint32_t thread)
+{
+	const struct eval_arg *a = arg;
+	struct row_job *j = &a->jobs[i];
+
+	(void)thread;
+	j->code = seq_eval_row(j->s, a->kernels, j->row, j->pos, &j->logprob);
+}
+
+static uint32_t collect_jobs(struct engine *e, const struct step *st, const float *logits)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < st->n_slices; i++) {
+		const struct exec_slice *sl = &e->slices[i];
+		struct request_state *s = e->rows[i];
+
+		if (sl->cancelled)
+			continue;
+		s->n_done += sl->n;
+		for (uint32_t k = 0; k < sl->n_logits; k++) {
+			e->jobs[n] = (struct row_job){
+				.s = s, .row = logits + (size_t)n * s->r->model->hp.n_vocab,
+				.pos = sl->pos0 + sl->n - sl->n_logits + k,
+			};
+			n++;
+		}
+	}
+	return n;
+}
+
+/* Hand the rows of one sequence to it, in order. */
+static void use_rows(struct engine *e, struct request_state *s, const struct row_job *jobs, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		enum finish finish;
+		int r = jobs[i].code;
+
+		if (r == 0)
+			r = seq_use_row(s, jobs[i].row, jobs[i].pos, jobs[i].logprob, &finish);
+		if (r == 0)
+			continue;
+		if (r == SEQ_E_END)
+			engine_finish(e, s, finish, NULL);
+		else
+			fail(e, s, r, r == -EBADMSG ? "the computed logits are not numbers; check the file with verify" :
+			     "no memory for the generated text");
+		return;
+	}
+}
+
+static void use_step(struct engine *e, const struct step *st, const float *logits)
+{
+	uint32_t n = collect_jobs(e, st, logits), at = 0;
+	struct eval_arg arg = { e->jobs, e->kernels };
+
+	if (n > 0)
+		pool_run(e->pool, eval_chunk, &arg, n);
+	for (uint32_t i = 0; i < st->n_slices; i++) {
+		const struct exec_slice *sl = &e->slices[i];
+
+		if (sl->cancelled) {
+			engine_finish(e, e->rows[i], FINISH_CANCELLED, NULL);
+			continue;
+		}
+		use_rows(e, e->rows[i], e->jobs + at, sl->n_logits);
+		at += sl->n_logits;
+	}
+}
+
+/* The model's file failed under it: nothing of this lane can be trusted or go on. */
+static void poison(struct engine *e, struct lane *l, int code)
+{
+	static const char what[] = "its file could not be read while computing (truncated?): unload and load it again";
+
+	l->poisoned = true;
+	list_for_safe(&l->seqs, it)
+		fail(e, link_seq(it), code, what);
+	list_for_safe(&l->reads, it)
+		fail(e, link_seq(it), code, what);
+	list_for_safe(&e->waiting, it)
+		if (link_seq(it)->lane == l)
+			fail(e, link_seq(it), code, what);
+}
+
+static void step_failed(struct engine *e, struct lane *l, const struct step *st, int code, const struct err *err)
+{
+	if (code == -EIO) {
+		poison(e, l, code);
+		return;
+	}
+	for (uint32_t i = 0; i < st->n_slices; i++)
+		if (code == -ECANCELED || e->slices[i].cancelled)
+			engine_finish(e, e->rows[i], FINISH_CANCELLED, NULL);
+		else
+			fail(e, e->rows[i], code, err->text[0] ? err->text : "the step could not be computed");
+}
+
+/* Seconds a prompt row takes, for prompt_budget; a step of few rows says nothing about it. */
+static void measure(struct lane *l, const struct step *st, double seconds)
+{
+	double row = seconds / (double)(st->n_prompt + st->n_decode);
+
+	if (st->n_prompt >= CHUNK_LEAST)
+		l->row_s = l->row_s > 0 ? 0.75 * l->row_s + 0.25 * row : row;
+}
+
+static bool run_step(struct engine *e, struct lane *l)
+{
+	struct step st = { 0 };
+	struct err err = { 0 };
+	const float *logits;
+	double t0;
+	int r;
+
+	choose_decode(e, l, &st);
+	choose_prompts(e, l, &st);
+	if (st.n_slices == 0)
+		return false;
+	build_slices(e, &st);
+	t0 = seq_now();
+	r = exec_step(l->exec, e->slices, st.n_slices, &logits, &err);
+	if (r < 0) {
+		step_failed(e, l, &st, r, &err);
+		return true;
+	}
+	measure(l, &st, seq_now() - t0);
+	atomic_fetch_add_explicit(&e->steps, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->prompt_tokens, st.n_prompt, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->decode_tokens, st.n_decode, memory_order_relaxed);
+	use_step(e, &st, logits);
+	return true;
+}
+
+/* One read step of the oldest REQUEST_READ. */
+static bool run_read(struct engine *e, struct lane *l)
+{
+	struct request_state *s;
+	double t0;
+
+	while (!list_empty(&l->reads) && cancelled(link_seq(l->reads.next)))
+		engine_finish(e, link_seq(l->reads.next), FINISH_CANCELLED, NULL);
+	if (list_empty(&l->reads))
+		return false;
+	s = link_seq(l->reads.next);
+	t0 = seq_now();
+	s->bytes_read += exec_read_step(l->exec);
+	s->read_s += seq_now() - t0;
+	if (weightmap_poisoned(l->model->map))
+		poison(e, l, -EIO);
+	else if (++s->n_out == s->max_out)
+		engine_finish(e, s, FINISH_STOP, NULL);
+	return true;
+}
+
+bool lane_turn(struct engine *e, struct lane *l)
+{
+	bool read_first = l->read_turn;
+
+	l->read_turn = !l->read_turn;
+	if (read_first)
+		return run_read(e, l) || run_step(e, l);
+	return run_step(e, l) || run_read(e, l);
+}

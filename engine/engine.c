@@ -1,0 +1,435 @@
+/* engine - doors and the thread. See engine-lane.c for memory, engine-step.c for steps.
+ *
+ * Invariants:
+ * 1. Everything but the inbox, the flags beside it, the published counters and the shape of the list of lanes
+ *    belongs to the engine thread. e->lock is held for a walk over that list, never while something is computed.
+ * 2. The thread sleeps in mbox_wait without timeout when no lane has a step to do: whoever changes what a sequence
+ *    waits for sends a message.
+ * 3. A request accepted by engine_submit gets exactly one sink.done. */
+#include "engine/engine.h"
+#include <errno.h>
+#include <stdio.h>
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/pool.h"
+#include "engine/engine-impl.h"
+
+enum { DEFAULT_CHUNK = 128, DEFAULT_SEQS = 64, LOGITS_LEAST = 64, CONFIG_MAX = 4096 };
+
+struct prepare {                        /* on the stack of engine_prepare */
+	struct message message;
+	struct model *model;
+	struct err *err;
+	int code;
+	sem_t done;
+};
+struct forget {
+	struct message message;
+	struct model *model;            /* a reference */
+};
+
+/* === The thread === */
+static void publish(struct engine *e)
+{
+	uint32_t waiting = 0, running = 0, parked = 0;
+	uint64_t used = 0;
+
+	list_for(&e->waiting, it) {
+		waiting++;
+		parked += link_seq(it)->sched.parked;
+	}
+	list_for(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		list_for(&l->seqs, jt) {
+			parked += link_seq(jt)->sched.parked;
+			running += !link_seq(jt)->sched.parked;
+		}
+		list_for(&l->reads, jt)
+			running++;
+		used += l->fixed + kv_pool_used(l->kv) * l->page_bytes;
+		lane_publish(e, l);
+	}
+	atomic_store_explicit(&e->n_waiting, waiting, memory_order_relaxed);
+	atomic_store_explicit(&e->n_running, running, memory_order_relaxed);
+	atomic_store_explicit(&e->n_parked, parked, memory_order_relaxed);
+	atomic_store_explicit(&e->used, used, memory_order_relaxed);
+}
+
+void engine_finish(struct engine *e, struct request_state *s, enum finish finish, const struct err *err)
+{
+	struct request *r = s->r;
+	struct request_result result;
+
+	list_remove(&r->link);
+	if (s->lane) {
+		s->lane->n_requests--;
+		if (s->kv && !s->sched.parked)
+			s->lane->n_active--;
+	}
+	sched_leave(&e->sched, &s->sched);
+	s->kv = kv_seq_free(s->kv);
+	seq_result(s, &result);
+	result.finish = finish;
+	if (finish == FINISH_ERROR) {
+		result.err = err;
+		result.code = err->code;
+	}
+	r->sink.done(r->user, &result);
+	request_free(r);
+}
+
+static int arrive(struct engine *e, struct request_state *s, struct err *err)
+{
+	struct request *r = s->r;
+	uint64_t page, room;
+	int ret;
+
+	ret = lane_get(e, r->model, &s->lane, err);
+	if (ret < 0)
+		return ret;
+	s->lane->n_requests++;
+	ret = sched_join(&e->sched, &s->sched, r->uid, r->client, r->batch_class);
+	if (ret < 0)
+		return err_set(err, ret, "no memory for another client's queue");
+	/* Checked by engine_submit already, but another model may have been prepared since. */
+	room = budget_for_pages(e, r->model, &page);
+	if ((uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) > room / page)
+		return err_set(err, -ENOSPC, "the request may need %llu MiB of KV pages, the engine's budget has %llu MiB",
+		               (unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
+		               (unsigned long long)(room >> 20));
+	list_append(r->kind == REQUEST_READ ? &s->lane->reads : &e->waiting, &r->link);
+	return 0;
+}
+
+static void on_request(struct engine *e, struct request_state *s)
+{
+	struct err err = { 0 };
+
+	if (atomic_load(&s->r->cancel))
+		engine_finish(e, s, FINISH_CANCELLED, NULL);
+	else if (arrive(e, s, &err) < 0)
+		engine_finish(e, s, FINISH_ERROR, &err);
+}
+
+static void look_again(struct engine *e, struct list *head)
+{
+	list_for_safe(head, it) {
+		struct request_state *s = link_seq(it);
+
+		if (atomic_load(&s->r->cancel))
+			engine_finish(e, s, FINISH_CANCELLED, NULL);
+		else if (s->sched.parked && s->r->sink.room(s->r->user, s->room_wanted))
+			engine_unpark(e, s);
+	}
+}
+
+static void on_wake(struct engine *e)
+{
+	/* First the flag, then the look: a wake that comes during the look sends another message. */
+	atomic_store(&e->wake_pending, false);
+	look_again(e, &e->waiting);
+	list_for(&e->lanes, it) {
+		look_again(e, &container_of(it, struct lane, link)->seqs);
+		look_again(e, &container_of(it, struct lane, link)->reads);
+	}
+}
+
+static void on_prepare(struct engine *e, struct prepare *p)
+{
+	struct lane *l;
+
+	p->code = lane_get(e, p->model, &l, p->err);
+	if (p->code == 0)
+		publish(e);
+	sem_post(&p->done);
+}
+
+static void on_forget(struct engine *e, struct forget *f)
+{
+	struct lane *l = lane_find(e, f->model);
+
+	if (l)
+		l->forget = true;
+	model_unref(f->model);
+	mem_free(f);
+}
+
+static void drain(struct engine *e)
+{
+	struct list *it;
+
+	while ((it = mbox_pop(e->inbox))) {
+		struct message *m = container_of(it, struct message, link);
+
+		switch (m->kind) {
+		case MESSAGE_REQUEST:
+			on_request(e, container_of(m, struct request_state, message));
+			break;
+		case MESSAGE_WAKE:
+			on_wake(e);
+			break;
+		case MESSAGE_PREPARE:
+			on_prepare(e, container_of(m, struct prepare, message));
+			break;
+		case MESSAGE_FORGET:
+			on_forget(e, container_of(m, struct forget, message));
+			break;
+		}
+	}
+	list_for_safe(&e->lanes, jt) {
+		struct lane *l = container_of(jt, struct lane, link);
+
+		if (l->forget && l->n_requests == 0)
+			lane_drop(e, l);
+	}
+}
+
+/* One step of the first lane that has one; it goes to the end of the queue of lanes. */
+static bool turn(struct engine *e)
+{
+	list_for(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		if (!lane_turn(e, l))
+			continue;
+		pthread_mutex_lock(&e->lock);
+		list_remove(&l->link);
+		list_append(&e->lanes, &l->link);
+		pthread_mutex_unlock(&e->lock);
+		return true;
+	}
+	return false;
+}
+
+static void cancel_all(struct engine *e, struct list *head)
+{
+	while (!list_empty(head))
+		engine_finish(e, link_seq(head->next), FINISH_CANCELLED, NULL);
+}
+
+static void *engine_main(void *arg)
+{
+	struct engine *e = arg;
+
+	pthread_setname_np(pthread_self(), "engine");
+	for (;;) {
+		bool busy;
+
+		drain(e);
+		if (atomic_load(&e->quit))
+			break;
+		engine_admit(e);
+		busy = turn(e);
+		publish(e);
+		if (!busy)
+			mbox_wait(e->inbox, -1);
+	}
+	drain(e);       /* what was sent before quit was set but after the last look */
+	cancel_all(e, &e->waiting);
+	list_for_safe(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		cancel_all(e, &l->seqs);
+		cancel_all(e, &l->reads);
+		lane_drop(e, l);
+	}
+	return NULL;
+}
+
+/* === Doors === */
+static int config_check(struct engine_config *c, struct err *err)
+{
+	if (c->chunk == 0)
+		c->chunk = DEFAULT_CHUNK;
+	if (c->max_seqs == 0)
+		c->max_seqs = DEFAULT_SEQS;
+	if (c->chunk > CONFIG_MAX || c->max_seqs > CONFIG_MAX || c->threads > CONFIG_MAX)
+		return err_set(err, -EINVAL, "engine: chunk %u, max_seqs %u, threads %u: each may be at most %d", c->chunk,
+		               c->max_seqs, c->threads, CONFIG_MAX);
+	if (c->budget == 0)
+		c->budget = budget_default();
+	return 0;
+}
+
+int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k, struct err *err)
+{
+	struct engine *e = mem_alloc(sizeof(*e));
+	uint32_t n;
+	int r;
+
+	if (!e)
+		return err_set(err, -ENOMEM, "no memory for the engine");
+	e->c = *c;
+	e->kernels = k;
+	e->threads_why = "configured";
+	list_init(&e->lanes);
+	list_init(&e->waiting);
+	sched_init(&e->sched);
+	pthread_mutex_init(&e->lock, NULL);
+	r = config_check(&e->c, err);
+	if (r < 0)
+		goto fail;
+	if (e->c.threads == 0)
+		e->c.threads = pool_default_threads(&e->threads_why);
+	e->max_logits = MAX(e->c.max_seqs, (uint32_t)LOGITS_LEAST);
+	n = e->c.max_seqs + e->c.chunk;
+	e->slices = mem_allocn(n, sizeof(*e->slices));
+	e->rows = mem_allocn(n, sizeof(*e->rows));
+	e->jobs = mem_allocn(e->max_logits, sizeof(*e->jobs));
+	r = e->slices && e->rows && e->jobs ? mbox_new(&e->inbox) : -ENOMEM;
+	if (r == 0)
+		r = pool_new(&e->pool, e->c.threads);
+	if (r == 0)
+		r = -pthread_create(&e->thread, NULL, engine_main, e);
+	if (r < 0) {
+		err_set(err, r, "the engine with %u threads could not be started", e->c.threads);
+		goto fail;
+	}
+	e->started = true;
+	*ret = e;
+	return 0;
+fail:
+	engine_free(e);
+	return r;
+}
+
+struct engine *engine_free(struct engine *e)
+{
+	if (!e)
+		return NULL;
+	if (e->started) {
+		atomic_store(&e->quit, true);
+		engine_wake(e);
+		pthread_join(e->thread, NULL);
+	}
+	pool_free(e->pool);
+	mbox_free(e->inbox);
+	pthread_mutex_destroy(&e->lock);
+	mem_free(e->slices);
+	mem_free(e->rows);
+	mem_free(e->jobs);
+	return mem_free(e);
+}
+
+void engine_wake(struct engine *e)
+{
+	if (atomic_exchange(&e->wake_pending, true))
+		return;
+	e->wake.kind = MESSAGE_WAKE;
+	mbox_push(e->inbox, &e->wake.link);
+}
+
+uint32_t engine_context(struct engine *e, const struct model *m)
+{
+	uint64_t page, room = budget_for_pages(e, m, &page);
+
+	return (uint32_t)MIN((uint64_t)m->hp.n_ctx_train, room / page * KV_PAGE);
+}
+
+/* Tokens against context and budget; *ret_out: tokens that may be generated. */
+static int check_size(struct engine *e, const struct request *r, uint32_t *ret_out, struct err *err)
+{
+	uint32_t have = engine_context(e, r->model), train = r->model->hp.n_ctx_train;
+	uint32_t more = r->kind == REQUEST_GENERATE;    /* an answer has one token at least */
+	const char *hint = more ? " (one of them for the answer)" : "";
+	char label[MODEL_LABEL_MAX];
+	uint64_t page, room;
+
+	if (r->kind == REQUEST_READ) {
+		*ret_out = r->max_tokens;
+		return 0;
+	}
+	if ((uint64_t)r->n_tokens + more > train)
+		return err_set(err, -E2BIG, "prompt has %u tokens, context of model %s holds %u%s", r->n_tokens,
+		               model_label(r->model, label), train, hint);
+	if (r->n_tokens + more > have) {
+		room = budget_for_pages(e, r->model, &page);
+		return err_set(err, -ENOSPC, "prompt has %u tokens and needs %llu KiB of KV pages, the engine's budget has "
+		               "%llu KiB for model %s, enough for %u tokens%s", r->n_tokens,
+		               (unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
+		               (unsigned long long)(room >> 10), model_label(r->model, label), have, hint);
+	}
+	*ret_out = have - r->n_tokens;
+	if (r->max_tokens > 0)
+		*ret_out = MIN(*ret_out, r->max_tokens);
+	return 0;
+}
+
+int engine_submit(struct engine *e, struct request *r, struct err *err)
+{
+	_cleanup_(request_freep) struct request *own = r;
+	uint32_t max_out;
+	int ret;
+
+	ret = request_check(own, err);
+	if (ret == 0)
+		ret = check_size(e, own, &max_out, err);
+	if (ret < 0)
+		return ret;
+	ret = seq_new(&own->state, own, max_out);
+	if (ret < 0)
+		return err_set(err, ret, "no memory for another request");
+	mbox_push(e->inbox, &STEAL(own)->state->message.link);
+	return 0;
+}
+
+int engine_prepare(struct engine *e, struct model *m, struct err *err)
+{
+	struct prepare p = { .message.kind = MESSAGE_PREPARE, .model = m, .err = err };
+
+	sem_init(&p.done, 0, 0);
+	mbox_push(e->inbox, &p.message.link);
+	while (sem_wait(&p.done) < 0 && errno == EINTR)
+		;
+	sem_destroy(&p.done);
+	return p.code;
+}
+
+int engine_forget(struct engine *e, struct model *m)
+{
+	struct forget *f = mem_alloc(sizeof(*f));
+
+	if (!f)
+		return -ENOMEM;
+	f->message.kind = MESSAGE_FORGET;
+	f->model = model_ref(m);
+	mbox_push(e->inbox, &f->message.link);
+	return 0;
+}
+
+void engine_stats(struct engine *e, struct engine_stats *ret)
+{
+	struct pool_stats ps;
+
+	pool_stats(e->pool, &ps);
+	*ret = (struct engine_stats){
+		.threads = e->c.threads, .threads_active = ps.active, .budget = e->c.budget,
+		.running = atomic_load_explicit(&e->n_running, memory_order_relaxed),
+		.waiting = atomic_load_explicit(&e->n_waiting, memory_order_relaxed),
+		.parked = atomic_load_explicit(&e->n_parked, memory_order_relaxed),
+		.used = atomic_load_explicit(&e->used, memory_order_relaxed),
+		.steps = atomic_load_explicit(&e->steps, memory_order_relaxed),
+		.prompt_tokens = atomic_load_explicit(&e->prompt_tokens, memory_order_relaxed),
+		.decode_tokens = atomic_load_explicit(&e->decode_tokens, memory_order_relaxed),
+		.preemptions = atomic_load_explicit(&e->preemptions, memory_order_relaxed),
+		.beats = ps.beats,
+	};
+	snprintf(ret->threads_why, sizeof(ret->threads_why), "%s", e->threads_why);
+}
+
+void engine_model_stats(struct engine *e, const struct model *m, struct engine_model_stats *ret)
+{
+	struct lane *l;
+
+	*ret = (struct engine_model_stats){ 0 };
+	pthread_mutex_lock(&e->lock);
+	l = lane_find(e, m);
+	if (l) {
+		ret->kv_pages = atomic_load_explicit(&l->pages, memory_order_relaxed);
+		ret->kv_pages_max = kv_pool_max(l->kv);
+		ret->bytes = l->fixed + ret->kv_pages * l->page_bytes;
+		ret->requests = (uint32_t)atomic_load_explicit(&l->requests, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&e->lock);
+}
