@@ -2,3 +2,6 @@
 LINTS = tests/lint-layers.sh tests/lint-size.sh tests/lint-words.sh
 dist_check_SCRIPTS += $(LINTS)
 TESTS += $(LINTS)
+
+EXTRA_DIST += .ci/run check demo tests/lib/count-results.sh tests/lib/fetch-models.sh \
+	tests/lib/requirements.txt tests/lib/setup.sh
