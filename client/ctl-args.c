@@ -141,6 +141,8 @@ static int take(struct ctl *c, const struct ctl_opt *o, const char *value, struc
 	struct ctl_given g = { o, value };
 	int r = value ? check_value(o, value, err) : 0;
 
+	if (o->later)
+		return err_set(err, -ENOSYS, "--%s is not built yet", o->name);
 	return r < 0 ? r : vec_push(&c->given, g);
 }
 
@@ -268,7 +270,7 @@ int ctl_parse(struct ctl *c, int argc, char **argv, struct err *err)
 		apply_globals(c);
 		r = check_args(c, err);
 	}
-	return r == 0 ? 0 : r == -ENOMEM ? CTL_FAILED : CTL_USAGE;
+	return r == 0 ? 0 : r == -ENOMEM ? EXIT_FAILED : EXIT_USAGE;
 }
 
 void ctl_deinit(struct ctl *c)

@@ -1,8 +1,8 @@
 /* ctl - what the files of qllmctl share: the command table, parsed arguments, output, waiting.
  *
  * A command is one row (struct ctl_cmd). The parser, `help`, --help and the command list of qllmctl(1) read the rows, so
- * nothing about a command is said twice. A row's run() returns an exit code of enum ctl_exit; it has told stderr why when
- * that is not 0. Data goes to stdout, everything else to stderr. Threads: one. */
+ * nothing about a command is said twice. A row's run() returns an exit code (enum exit_class); it has told stderr why when that is
+ * not 0. Data goes to stdout, everything else to stderr. Threads: one. */
 #pragma once
 #include <jansson.h>
 #include <stdio.h>
@@ -10,19 +10,8 @@
 #include "base/str.h"
 #include "base/vec.h"
 #include "client/qllm.h"
+#include "proto/hello.h"
 
-enum ctl_exit {
-	CTL_OK = 0,
-	CTL_FAILED = 1,
-	CTL_USAGE = 2,
-	CTL_STATE = 3,                  /* not running, not loaded, not finished */
-	CTL_UNKNOWN = 4,                /* no such model or job */
-	CTL_REFUSED = 5,                /* by policy or quota */
-	CTL_UNREACHABLE = 6,
-	CTL_BUSY = 75,
-	CTL_TIMEOUT = 124,
-	CTL_INTERRUPTED = 130,
-};
 enum ctl_kind {                         /* what the parser accepts as a value */
 	CTL_FLAG,                       /* none */
 	CTL_TEXT,
@@ -36,7 +25,7 @@ struct ctl_opt {                        /* lists end with a row without name */
 	enum ctl_kind kind;
 	const char *value;              /* what help calls the value; NULL for flags */
 	const char *help;
-	bool many;                      /* may be repeated and all count; otherwise the last one counts */
+	bool later;                     /* known, not built yet: exit 2 */
 };
 enum ctl_flags {
 	CTL_CONNECT = 1 << 0,           /* run() gets a connected ctl->q */
@@ -51,7 +40,10 @@ struct ctl_cmd {
 	const char *example;            /* one command line for help, or NULL */
 };
 extern const struct ctl_opt ctl_globals[];
-extern const struct ctl_opt ctl_sampling[];             /* shared by run, chat */
+extern const struct ctl_cmd ctl_cmd_status, ctl_cmd_is_ready, ctl_cmd_is_loaded, ctl_cmd_version, ctl_cmd_help, ctl_cmd_ls,
+	ctl_cmd_import, ctl_cmd_rm, ctl_cmd_show, ctl_cmd_verify, ctl_cmd_estimate, ctl_cmd_load, ctl_cmd_unload, ctl_cmd_ps,
+	ctl_cmd_run, ctl_cmd_chat, ctl_cmd_tokenize, ctl_cmd_detokenize, ctl_cmd_template, ctl_cmd_logits, ctl_cmd_eval,
+	ctl_cmd_bench;
 extern const struct ctl_cmd *const ctl_cmds[];          /* in the order of help; ends with NULL */
 
 enum ctl_when { CTL_AUTO, CTL_ALWAYS, CTL_NEVER };
@@ -75,7 +67,7 @@ struct ctl {
 	pid_t pager_pid;
 };
 
-/* ctl-args.c. Errors: a sentence in err and CTL_USAGE. */
+/* ctl-args.c. Errors: a sentence in err and EXIT_USAGE. */
 int ctl_parse(struct ctl *c, int argc, char **argv, struct err *err);
 void ctl_deinit(struct ctl *c);
 const struct ctl_cmd *ctl_find(const char *name);
@@ -98,26 +90,40 @@ bool ctl_interrupted(void);
 /* Forget a ^C: chat goes on after it. */
 void ctl_interrupt_clear(void);
 /* Dispatch until *done. ^C and the deadline cancel `request` (when not 0) and wait shortly for its end. Returns 0, or the
- * exit code CTL_TIMEOUT, CTL_INTERRUPTED, CTL_UNREACHABLE with the reason told. */
+ * exit code EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_UNREACHABLE with the reason told. */
 int ctl_wait(struct ctl *c, const bool *done, uint64_t request);
+/* The same for n connections of the command's own; nothing is cancelled: the command ends and closes them. */
+enum { CTL_CLIENTS_MAX = 64 };
+int ctl_wait_many(struct ctl *c, struct qllm **q, unsigned n, const bool *done);
 /* The argument itself, or all of stdin for "-" and, where stdin is no terminal, for NULL. mem_free *ret. An exit code. */
 int ctl_input(struct ctl *c, const char *arg, const char *what, char **ret, size_t *ret_n);
 int ctl_read_path(struct ctl *c, const char *path, char **ret, size_t *ret_n);  /* a whole file, or "-" */
 
-/* ctl-call.c: a request in flight and the errors of the daemon as exit codes. */
-int ctl_exit_of(int code);                              /* negative errno of libqllm -> exit code */
+/* ctl-call.c: a request in flight. */
 int ctl_fail(struct ctl *c, int exit_code, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void ctl_note(struct ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Tell the failure of a libqllm call (its sentence is qllm_error_text) and return its exit code. */
-int ctl_fail_q(struct ctl *c, int code, const char *what);
+void ctl_note(struct ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));    /* silent with -q */
+int ctl_fail_q(struct ctl *c);          /* tell qllm_error_text; returns its class */
+struct ctl_reply {                      /* user data of ctl_on_event; zeroed but for c */
+	struct ctl *c;
+	bool done;
+	int code;
+	char *data;                     /* NUL-terminated copy of event->data, or NULL */
+	size_t n_data;
+};
+void ctl_reply_deinit(struct ctl_reply *r);
+/* Shows progress, keeps the end. An event function that wants more calls this one too. */
+void ctl_on_event(void *user, const struct qllm_event *ev);
+/* Wait for the end of the request that a qllm_ call has returned; tells what went wrong. An exit code. */
+int ctl_finish(struct ctl *c, int64_t id, struct ctl_reply *r);
+/* {"key":"value"} with --json, the bare value otherwise; nothing with -q. */
+int ctl_say(struct ctl *c, const char *key, const char *value);
 
 /* out.c */
 int out_json(struct ctl *c, json_t *j);                 /* steals j; NULL = no memory. An exit code. */
 json_t *out_text(const void *p, size_t n);              /* JSON string; bytes that are no UTF-8 become U+FFFD */
-json_t *out_time(double unix_s);                        /* RFC 3339 UTC, or null when 0 */
 void out_bytes(const struct ctl *c, char out[32], uint64_t n);  /* human on a terminal, plain digits in a pipe */
 void out_pager(struct ctl *c);                          /* from here on stdout goes through the pager, on a terminal */
-int out_close(struct ctl *c);                           /* flush; CTL_FAILED when stdout could not take all */
+int out_close(struct ctl *c);                           /* flush; EXIT_FAILED when stdout could not take all */
 void out_progress(struct ctl *c, const char *what, uint64_t done, uint64_t total);
 void out_progress_end(struct ctl *c);
 
@@ -129,6 +135,13 @@ struct out_table {                      /* aligned with spaces; no column is cut
 };
 int out_row(struct out_table *t, ...);  /* n_columns strings, copied */
 void out_table_print(struct ctl *c, struct out_table *t);       /* and frees */
+
+/* ctl-ids.c: token ids as people and JSON write them: [1,2], {"tokens":[1,2]}, "1 2 3", "1,2". VEC data is mem_free'd. */
+struct ctl_ids {
+	int32_t *data;
+	size_t n, cap;
+};
+int ctl_ids_parse(struct ctl_ids *ids, const char *p, size_t n, struct err *err);       /* appends; -EINVAL */
 
 /* npy.c */
 /* Header of a C-order little-endian float32 array, 64-byte aligned; returns its length, at most NPY_HEAD_MAX. */

@@ -35,3 +35,16 @@ examples_glib_CPPFLAGS = -I$(top_srcdir)/client
 examples_glib_CFLAGS = $(AM_CFLAGS) $(GLIB_CFLAGS)
 examples_glib_LDADD = libqllm.la $(GLIB_LIBS)
 endif
+
+# libctl.la: qllmctl without main, for its unit tests.
+noinst_LTLIBRARIES += libctl.la
+libctl_la_SOURCES = \
+	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c client/ctl-daemon.c \
+	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \
+	client/npy.c client/out.c
+libctl_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(LIBEDIT_CFLAGS)
+libctl_la_LIBADD = libqllm.la libbase.la $(JANSSON_LIBS) $(LIBEDIT_LIBS)
+bin_PROGRAMS += qllmctl
+qllmctl_SOURCES = client/ctl-main.c
+qllmctl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+qllmctl_LDADD = libctl.la
