@@ -3,5 +3,8 @@ LINTS = tests/lint-layers.sh tests/lint-size.sh tests/lint-words.sh
 dist_check_SCRIPTS += $(LINTS)
 TESTS += $(LINTS)
 
-EXTRA_DIST += .ci/run check demo tests/lib/count-results.sh tests/lib/fetch-models.sh \
+# ./check is copied by hand: as a file to distribute it would mean make's own target of that name.
+EXTRA_DIST += .ci/run demo tests/lib/count-results.sh tests/lib/fetch-models.sh \
 	tests/lib/requirements.txt tests/lib/setup.sh
+dist-hook:
+	cp -p $(srcdir)/check $(distdir)/check
