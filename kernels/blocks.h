@@ -1,6 +1,8 @@
 /* blocks - the bytes of quantized rows as GGUF stores them (little endian, no alignment).
  * `d`, `m`, `dmin` are f16 bits. "Nibbles of 32": byte j holds element j low and element j + 16 high. */
 #pragma once
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "kernels/qtype.h"
 
@@ -35,3 +37,29 @@ BLOCK(block_q5_k, 176, uint16_t d, dmin; uint8_t scales[12], qh[32], qs[128];);
  * w = d * scales[element / 16] * (q - 32). */
 BLOCK(block_q6_k, 210, uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d;);
 #undef BLOCK
+
+/* X(lower-case name, id) for every Q16 type that has kernels. */
+#define Q16_TYPES(X) \
+	X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(iq4_nl, IQ4_NL) \
+	X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K) X(q5_k, Q5_K) X(q6_k, Q6_K)
+
+/* Facts that the levels fold as constants: `type` is one wherever these are called. */
+static inline __attribute__((always_inline)) bool type_has_min(enum qtype type)
+{
+	return type == QTYPE_Q4_1 || type == QTYPE_Q5_1 || type == QTYPE_Q2_K || type == QTYPE_Q4_K || type == QTYPE_Q5_K;
+}
+
+static inline __attribute__((always_inline)) bool type_is_super(enum qtype type)
+{
+	return type >= QTYPE_Q2_K && type <= QTYPE_Q6_K;
+}
+
+static inline __attribute__((always_inline)) size_t type_bytes(enum qtype type)
+{
+#define BYTES_CASE(name, id) case QTYPE_##id: return sizeof(struct block_##name);
+	switch (type) {
+	Q16_TYPES(BYTES_CASE)
+	default: __builtin_unreachable();
+	}
+#undef BYTES_CASE
+}

@@ -73,6 +73,7 @@ void kernels_fill_scalar(struct kernels *k)
 #ifdef __x86_64__
 void kernels_fill_avx2(struct kernels *k)
 {
+	avx2_fill_mm(k);
 	avx2_fill_elem(k);
 	avx2_fill_attn(k);
 }

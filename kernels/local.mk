@@ -13,7 +13,9 @@ libkernels_base_la_CFLAGS = $(AM_CFLAGS)
 if ARCH_X86_64
 noinst_LTLIBRARIES += libkernels-avx2.la libkernels-avx512.la
 libkernels_la_LIBADD += libkernels-avx2.la libkernels-avx512.la
-libkernels_avx2_la_SOURCES = kernels/avx2/attn.c kernels/avx2/elem.c kernels/avx2/vec.h
+libkernels_avx2_la_SOURCES = \
+	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/elem.c kernels/avx2/mm.c kernels/avx2/mm-decode.h \
+	kernels/avx2/vec.h
 libkernels_avx2_la_CFLAGS = $(AM_CFLAGS) -mavx2 -mfma -mf16c
 libkernels_avx512_la_SOURCES = kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/vec.h
 libkernels_avx512_la_CFLAGS = $(AM_CFLAGS) -mavx2 -mfma -mf16c \

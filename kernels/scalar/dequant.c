@@ -4,7 +4,7 @@
 
 static inline __attribute__((always_inline)) void dequant(float *y, const void *row, size_t n, const enum qtype type)
 {
-	const size_t block = qtype_table[type].block, bytes = qtype_table[type].bytes;
+	const size_t block = type_is_super(type) ? 256 : 32, bytes = type_bytes(type);
 	const uint8_t *b = row;
 	struct unpacked u;
 

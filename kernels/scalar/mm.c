@@ -25,7 +25,7 @@ static inline int32_t dot16(const int8_t *q, const int8_t *x)
 
 static inline __attribute__((always_inline)) void mm_q16(const struct mm_args *m, const enum qtype type)
 {
-	const size_t block = qtype_table[type].block, bytes = qtype_table[type].bytes, n_group = m->n_in / 16;
+	const size_t block = type_is_super(type) ? 256 : 32, bytes = type_bytes(type), n_group = m->n_in / 16;
 	float *a = m->scratch, *c = a + n_group;
 	int8_t *q = (int8_t *)(c + n_group);
 

@@ -176,14 +176,3 @@ static inline __attribute__((always_inline)) void unpack_block(struct unpacked *
 	default: __builtin_unreachable();
 	}
 }
-
-/* Facts about a type that the levels fold as constants. */
-static inline __attribute__((always_inline)) bool type_has_min(enum qtype type)
-{
-	return type == QTYPE_Q4_1 || type == QTYPE_Q5_1 || type == QTYPE_Q2_K || type == QTYPE_Q4_K || type == QTYPE_Q5_K;
-}
-
-/* X(lower-case name, id) for every Q16 type that has kernels. */
-#define Q16_TYPES(X) \
-	X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(iq4_nl, IQ4_NL) \
-	X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K) X(q5_k, Q5_K) X(q6_k, Q6_K)

@@ -1,0 +1,288 @@
+/* mm - AVX2 products. Up to three tokens: rows where they lie (mm-decode.h). More: panels.
+ *
+ * A panel is 16 rows unpacked into scratch in the order {k / 4, 16 rows, 4 bytes}, with a and c as one vector of rows
+ * a group, and then met by two tokens at a time: 4 bytes of a token are broadcast, vpmaddubsw adds 2 x 16 bits, as
+ * many as stay exact are added in 16 bits, and one vpmaddwd a group gives the exact int32 of each row.
+ * Invariants:
+ * 1. Unsigned codes up to 31: four vpmaddubsw fit int16 (31 * 127 * 2 * 4 = 31496); up to 63: two (32004).
+ * 2. Signed 8-bit codes: panels of int16 and vpmaddwd; in place |w| and x with w's sign (128 * 127 * 2 = 32512). */
+#include "kernels/levels.h"
+#include "kernels/avx2/mm-decode.h"
+
+enum { PANEL_ROWS = 16 };
+
+INLINE int bias_shift(const enum qtype type)
+{
+	return type_offset_shift(type);
+}
+
+INLINE __m256i dots4(const enum qtype type, const __m256i c[4], __m256i x)
+{
+	const __m256i ones = _mm256_set1_epi16(1);
+	__m256i p[4], ab, cd;
+
+	UNROLL for (size_t i = 0; i < 4; i++)
+		p[i] = type_is_signed(type) ? _mm256_maddubs_epi16(_mm256_abs_epi8(c[i]), _mm256_sign_epi8(x, c[i])) :
+		                              _mm256_maddubs_epi16(c[i], x);
+	if (type_is_signed(type) || type == QTYPE_Q6_K) {
+		UNROLL for (size_t i = 0; i < 4; i++)
+			p[i] = _mm256_madd_epi16(p[i], ones);
+		return tree4(p[0], p[1], p[2], p[3]);
+	}
+	/* Four sums of a row still fit 16 bits (invariant 1): the tree runs on pairs, one madd ends it. */
+	ab = _mm256_add_epi16(_mm256_unpacklo_epi32(p[0], p[1]), _mm256_unpackhi_epi32(p[0], p[1]));
+	cd = _mm256_add_epi16(_mm256_unpacklo_epi32(p[2], p[3]), _mm256_unpackhi_epi32(p[2], p[3]));
+	return _mm256_madd_epi16(_mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd)), ones);
+}
+
+/* Scratch of a call: codes {k / 4, 16 rows, 4} (int16: {k / 2, 16 rows, 2}), a and c as [group][16 rows], and two
+ * tokens widened to int16 for signed types: at most 32 + 4 + 4 + 4 bytes an input. */
+struct panel {
+	uint8_t *codes;
+	float *a, *c;
+	int16_t *x;
+};
+
+/* v[row] has 8 lanes of 4 bytes; afterwards v[k4] has the rows' lanes. */
+INLINE void transpose8(__m256i v[8])
+{
+	__m256i t[8], u[8];
+
+	UNROLL for (size_t i = 0; i < 8; i += 2) {
+		t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+		t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+	}
+	UNROLL for (size_t i = 0; i < 8; i += 4)
+		UNROLL for (size_t j = 0; j < 2; j++) {
+			u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+			u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+		}
+	UNROLL for (size_t i = 0; i < 4; i++) {
+		v[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
+		v[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+	}
+}
+
+/* 32 codes of eight rows, `half` (0 or 1) of the panel. */
+INLINE void panel_store_codes(const enum qtype type, uint8_t *out, __m256i v[8], size_t half)
+{
+	const __m256i low = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13,
+	                                     -1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+	const __m256i high = _mm256_add_epi8(low, _mm256_set1_epi16(0x0200));
+
+	transpose8(v);
+	UNROLL for (size_t k4 = 0; k4 < 8; k4++) {
+		if (!type_is_signed(type)) {
+			_mm256_storeu_si256((__m256i *)(out + 64 * k4 + 32 * half), v[k4]);
+			continue;
+		}
+		/* Each byte becomes the upper one of a word and is shifted down with its sign. */
+		_mm256_storeu_si256((__m256i *)(out + 128 * k4 + 32 * half),
+		                    _mm256_srai_epi16(_mm256_shuffle_epi8(v[k4], low), 8));
+		_mm256_storeu_si256((__m256i *)(out + 128 * k4 + 64 + 32 * half),
+		                    _mm256_srai_epi16(_mm256_shuffle_epi8(v[k4], high), 8));
+	}
+}
+
+/* Factors of eight rows from those of two times four: one vector a group of 16. */
+INLINE void panel_store_factors(float *out, __m256 lo, __m256 hi)
+{
+	_mm256_storeu_ps(out, _mm256_permute2f128_ps(lo, hi, 0x20));
+	_mm256_storeu_ps(out + PANEL_ROWS, _mm256_permute2f128_ps(lo, hi, 0x31));
+}
+
+/* Unpack rows [r, r + n), n <= 16; missing rows repeat the last. */
+INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n)
+{
+	const size_t bytes = type_bytes(type), units = type_is_super(type) ? 8 : 1;
+	const size_t unit_bytes = 32 * PANEL_ROWS * (type_is_signed(type) ? 2 : 1);
+
+	for (size_t half = 0; half < 2; half++) {
+		const uint8_t *row[8];
+
+		for (size_t i = 0; i < 8; i++) {
+			const size_t at = 8 * half + i;
+
+			row[i] = (const uint8_t *)m->w + (r + (at < n ? at : n - 1)) * m->row_bytes;
+		}
+		for (size_t unit = 0; unit < m->n_in / 32; unit += units) {
+			struct factors f[2];
+
+			load_factors(type, &f[0], row);
+			load_factors(type, &f[1], row + 4);
+			for (size_t sub = 0; sub < units; sub++) {
+				const size_t at = unit + sub, group = 2 * at * PANEL_ROWS + 8 * half;
+				__m256i v[8];
+
+				UNROLL for (size_t i = 0; i < 8; i++)
+					v[i] = codes32(type, row[i], sub);
+				panel_store_codes(type, p->codes + at * unit_bytes, v, half);
+				panel_store_factors(p->a + group, unit_a(type, &f[0], sub), unit_a(type, &f[1], sub));
+				if (type_has_min(type))
+					panel_store_factors(p->c + group, unit_c(type, &f[0], sub), unit_c(type, &f[1], sub));
+			}
+			UNROLL for (size_t i = 0; i < 8; i++)
+				row[i] += bytes;
+		}
+	}
+}
+
+/* d[t][h] += one group of 16: 8 rows of half h, token t. */
+INLINE void panel_dots(const enum qtype type, const uint8_t *codes, const void *const x[2], const size_t n_tok,
+                       __m256i d[2][2])
+{
+	const __m256i ones = _mm256_set1_epi16(1);
+	/* Steps that may be added before they are widened. */
+	const size_t n_step = type_is_signed(type) ? 8 : 4, n_run = type == QTYPE_Q6_K ? 2 : 4;
+	__m256i w[2][2];
+
+	UNROLL for (size_t step = 0; step < n_step; step++) {
+		const __m256i c0 = load256(codes + 64 * step), c1 = load256(codes + 64 * step + 32);
+
+		UNROLL for (size_t t = 0; t < n_tok; t++) {
+			const __m256i e = _mm256_set1_epi32(load32((const char *)x[t] + 4 * step));
+			__m256i p0, p1;
+
+			if (type_is_signed(type)) {
+				p0 = _mm256_madd_epi16(c0, e);
+				p1 = _mm256_madd_epi16(c1, e);
+				d[t][0] = step == 0 ? p0 : _mm256_add_epi32(d[t][0], p0);
+				d[t][1] = step == 0 ? p1 : _mm256_add_epi32(d[t][1], p1);
+				continue;
+			}
+			p0 = _mm256_maddubs_epi16(c0, e);
+			p1 = _mm256_maddubs_epi16(c1, e);
+			w[t][0] = step % n_run == 0 ? p0 : _mm256_add_epi16(w[t][0], p0);
+			w[t][1] = step % n_run == 0 ? p1 : _mm256_add_epi16(w[t][1], p1);
+			if (step % n_run != n_run - 1)
+				continue;
+			p0 = _mm256_madd_epi16(w[t][0], ones);
+			p1 = _mm256_madd_epi16(w[t][1], ones);
+			d[t][0] = step < n_run ? p0 : _mm256_add_epi32(d[t][0], p0);
+			d[t][1] = step < n_run ? p1 : _mm256_add_epi32(d[t][1], p1);
+		}
+	}
+}
+
+/* One group into the sums of its parity. */
+INLINE void panel_group(const enum qtype type, const struct panel *p, const struct q16 *q16, size_t j, size_t token,
+                        const size_t n_tok, const void *const x[2], __m256 acc[2][2])
+{
+	const size_t group_bytes = 16 * PANEL_ROWS * (type_is_signed(type) ? 2 : 1), n_group = q16->k / 16;
+	const __m256 a[2] = { _mm256_loadu_ps(p->a + j * PANEL_ROWS), _mm256_loadu_ps(p->a + j * PANEL_ROWS + 8) };
+	__m256i d[2][2];
+
+	panel_dots(type, p->codes + j * group_bytes, x, n_tok, d);
+	UNROLL for (size_t t = 0; t < n_tok; t++) {
+		const size_t g = (token + t) * n_group + j;
+		const __m256 s = _mm256_set1_ps(q16->s[g]);
+
+		UNROLL for (size_t h = 0; h < 2; h++) {
+			if (bias_shift(type) >= 0)
+				d[t][h] = _mm256_sub_epi32(d[t][h], _mm256_slli_epi32(_mm256_set1_epi32(q16->sum[g]), bias_shift(type)));
+			acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d[t][h]), _mm256_mul_ps(a[h], s), acc[t][h]);
+			if (type_has_min(type))
+				acc[t][h] = _mm256_fmadd_ps(_mm256_loadu_ps(p->c + j * PANEL_ROWS + 8 * h),
+				                            _mm256_set1_ps(q16->t[g]), acc[t][h]);
+		}
+	}
+}
+
+INLINE void widen(int16_t *out, const int8_t *x, size_t n)
+{
+	for (size_t i = 0; i < n; i += 16)
+		_mm256_storeu_si256((__m256i *)(out + i), _mm256_cvtepi8_epi16(load128(x + i)));
+}
+
+/* The panel of rows [r, r + n) with tokens [token, token + n_tok). */
+INLINE void panel_tokens(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n,
+                         size_t token, const size_t n_tok)
+{
+	const size_t step = type_is_signed(type) ? 32 : 16;     /* bytes of a group of activations */
+	__m256 even[2][2], odd[2][2];
+	const uint8_t *x[2];
+
+	UNROLL for (size_t t = 0; t < n_tok; t++) {
+		const int8_t *q = m->q16->q + (token + t) * m->n_in;
+
+		x[t] = (const uint8_t *)q;
+		if (type_is_signed(type)) {
+			widen(p->x + t * m->n_in, q, m->n_in);
+			x[t] = (const uint8_t *)(p->x + t * m->n_in);
+		}
+		UNROLL for (size_t h = 0; h < 2; h++)
+			even[t][h] = odd[t][h] = _mm256_setzero_ps();
+	}
+	for (size_t j = 0; j < m->n_in / 16; j += 2) {
+		const void *const x0[2] = { x[0], n_tok > 1 ? x[1] : NULL };
+		const void *const x1[2] = { x[0] + step, n_tok > 1 ? x[1] + step : NULL };
+
+		panel_group(type, p, m->q16, j, token, n_tok, x0, even);
+		panel_group(type, p, m->q16, j + 1, token, n_tok, x1, odd);
+		UNROLL for (size_t t = 0; t < n_tok; t++)
+			x[t] += 2 * step;
+	}
+	UNROLL for (size_t t = 0; t < n_tok; t++) {
+		float *y = m->y + (token + t) * m->ldy + r, out[PANEL_ROWS], *to = n == PANEL_ROWS ? y : out;
+
+		UNROLL for (size_t h = 0; h < 2; h++)
+			_mm256_storeu_ps(to + 8 * h, _mm256_add_ps(even[t][h], odd[t][h]));
+		if (n < PANEL_ROWS)
+			memcpy(y, out, n * sizeof(*y));
+	}
+}
+
+INLINE void panels(const struct mm_args *m, const enum qtype type)
+{
+	const size_t code_bytes = PANEL_ROWS * m->n_in * (type_is_signed(type) ? 2 : 1);
+	struct panel p;
+
+	p.codes = m->scratch;
+	p.a = (float *)(p.codes + code_bytes);
+	p.c = p.a + m->n_in;
+	p.x = (int16_t *)(p.c + m->n_in);
+	for (size_t r = m->r0; r < m->r1; r += PANEL_ROWS) {
+		const size_t n = m->r1 - r < PANEL_ROWS ? m->r1 - r : PANEL_ROWS;
+		size_t t = 0;
+
+		panel_unpack(m, type, &p, r, n);
+		for (; t + 2 <= m->n_tok; t += 2)
+			panel_tokens(m, type, &p, r, n, t, 2);
+		if (t < m->n_tok)
+			panel_tokens(m, type, &p, r, n, t, 1);
+	}
+}
+
+#define DEFINE_MM(name, id) \
+	static __attribute__((noinline)) void decode1_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 1); \
+	} \
+	static __attribute__((noinline)) void decode2_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 2); \
+	} \
+	static __attribute__((noinline)) void decode3_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 3); \
+	} \
+	static void mm_##name(const struct mm_args *m) \
+	{ \
+		if (m->n_tok == 1) \
+			decode1_##name(m); \
+		else if (m->n_tok == 2) \
+			decode2_##name(m); \
+		else if (m->n_tok == 3) \
+			decode3_##name(m); \
+		else \
+			panels(m, QTYPE_##id); \
+	}
+Q16_TYPES(DEFINE_MM)
+
+void avx2_fill_mm(struct kernels *k)
+{
+#define SET_MM(name, id) \
+	k->mm[QTYPE_##id] = mm_##name; \
+	k->mm_level[QTYPE_##id] = "avx2";
+	Q16_TYPES(SET_MM)
+}
