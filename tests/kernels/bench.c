@@ -1,0 +1,194 @@
+/* bench - speeds: bytes a cycle of products with one token, MAC a cycle with more; from memory and from the second
+ * cache, on one thread and on two. Medians of seven. Cycles are those of the core's present clock, found by a chain
+ * of additions that takes one each. */
+#include "tests/kernels/check.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/num.h"
+
+enum { RUNS = 7, CHUNK_ROWS = 64, N_IN = 2048 };
+#define DRAM_BYTES ((size_t)160 << 20)
+#define CACHE_BYTES ((size_t)192 << 10)
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+/* Clock in Hz: a dependent addition a cycle. */
+static double core_clock(void)
+{
+	double best = 0.0;
+
+	for (int run = 0; run < 5; run++) {
+		const double start = now();
+		uint64_t x = 1;
+
+		for (int i = 0; i < 4000000; i++)
+			__asm__ volatile ("add $1, %0\n\tadd $1, %0\n\tadd $1, %0\n\tadd $1, %0" : "+r"(x));
+		best = MAX(best, 16e6 / (now() - start));
+	}
+	return best;
+}
+
+static int compare_double(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+struct work {
+	const struct kernels *k;
+	int type;               /* < 0: read_sum */
+	const char *w;
+	size_t row_bytes, n_rows, n_tok, repeat;
+	const struct q16 *q;
+	const float *x;
+	float *y;
+	void *scratch;
+	pthread_barrier_t *start;
+	uint64_t sum;
+	double end;
+};
+
+static void *worker(void *arg)
+{
+	struct work *w = arg;
+
+	if (w->start)
+		pthread_barrier_wait(w->start);
+	for (size_t i = 0; i < w->repeat; i++) {
+		if (w->type < 0) {
+			w->sum += w->k->read_sum(w->w, w->n_rows * w->row_bytes & ~(size_t)7);
+			continue;
+		}
+		for (size_t r = 0; r < w->n_rows; r += CHUNK_ROWS)
+			w->k->mm[w->type](&(struct mm_args){
+				.y = w->y, .ldy = w->n_rows, .w = w->w, .row_bytes = w->row_bytes, .n_in = N_IN, .r0 = r,
+				.r1 = MIN(r + CHUNK_ROWS, w->n_rows), .n_tok = w->n_tok, .q16 = w->q, .x = w->x, .ldx = N_IN,
+				.scratch = w->scratch,
+			});
+	}
+	w->end = now();
+	return NULL;
+}
+
+/* Seconds for all rows, shared by n_threads; median. */
+static double measure(const struct work *proto, size_t n_threads)
+{
+	double times[RUNS];
+
+	for (int run = -1; run < RUNS; run++) {
+		struct work part[2];
+		pthread_barrier_t barrier;
+		pthread_t thread[2];
+		double start, end = 0.0;
+
+		pthread_barrier_init(&barrier, NULL, (unsigned)n_threads + 1);
+		for (size_t i = 0; i < n_threads; i++) {
+			const size_t rows = proto->n_rows / n_threads;
+
+			part[i] = *proto;
+			part[i].start = &barrier;
+			part[i].n_rows = rows;
+			part[i].w += i * rows * proto->row_bytes;
+			part[i].y += i * rows * proto->n_tok;
+			part[i].scratch = aligned_alloc(64, KERNELS_SCRATCH(N_IN));
+			memset(part[i].scratch, 0, KERNELS_SCRATCH(N_IN));
+			pthread_create(&thread[i], NULL, worker, &part[i]);
+		}
+		start = now();
+		pthread_barrier_wait(&barrier);
+		for (size_t i = 0; i < n_threads; i++) {
+			pthread_join(thread[i], NULL);
+			end = MAX(end, part[i].end);
+			free(part[i].scratch);
+		}
+		pthread_barrier_destroy(&barrier);
+		if (run >= 0)           /* the first one warms up */
+			times[run] = end - start;
+	}
+	qsort(times, RUNS, sizeof(times[0]), compare_double);
+	return times[RUNS / 2];
+}
+
+static void bench_type(const struct level_under_test *level, int type, char *mem, float *y, double hz)
+{
+	static const size_t tokens[] = { 1, 2, 4, 8, 32, 128 };
+	struct work w = { .k = &level->k, .type = type, .w = mem };
+	uint64_t row_bytes;
+	float *x = calloc(128 * N_IN, sizeof(*x));
+	void *q_mem = aligned_alloc(64, q16_bytes(N_IN, 128));
+	double bytes, read[3];
+	struct q16 q;
+
+	qtype_row_bytes((uint32_t)type, N_IN, &row_bytes);
+	for (size_t i = 0; i < 128 * N_IN; i++)
+		x[i] = rnd_float(-1.0f, 1.0f);
+	q16_bind(&q, q_mem, N_IN, 128);
+	ref.actq(&q, x, N_IN, 0, 128);
+	w.row_bytes = row_bytes;
+	w.q = &q;
+	w.x = x;
+	w.y = y;
+	w.n_tok = w.repeat = 1;
+	w.n_rows = DRAM_BYTES / row_bytes / (2 * CHUNK_ROWS) * (2 * CHUNK_ROWS);
+	for (size_t r = 0; r < w.n_rows; r++)
+		fill_row(mem + r * row_bytes, (enum qtype)type, N_IN, r < 64 ? -1 : (int)(r & 255), 0x2c00);
+	bytes = (double)(w.n_rows * row_bytes);
+	printf("%-7s %-6s memory:", level->name, qtype_name((uint32_t)type));
+	for (size_t threads = 1; threads <= 2; threads++) {
+		double t;
+
+		w.type = -1;
+		read[threads] = bytes / measure(&w, threads);
+		w.type = type;
+		t = measure(&w, threads);
+		printf("  %zu thread: %.2f GB/s (%.2f of read's %.2f)", threads, bytes / t * 1e-9, bytes / t / read[threads],
+		       read[threads] * 1e-9);
+	}
+	w.n_rows = MAX(CACHE_BYTES / row_bytes / 16 * 16, (size_t)16);
+	w.repeat = 20;
+	for (size_t i = 0; i < ARRAY_SIZE(tokens); i++) {
+		double t;
+
+		w.n_tok = tokens[i];
+		w.repeat = MAX(40 / w.n_tok, (size_t)1);
+		t = measure(&w, 1) / (double)w.repeat * hz;
+		if (i == 0)
+			printf("  cache: %.2f B/cycle; MAC/cycle:", (double)(w.n_rows * row_bytes) / t);
+		printf(" %zu:%.1f", tokens[i], (double)(w.n_rows * N_IN * w.n_tok) / t);
+	}
+	putchar('\n');
+	free(x);
+	free(q_mem);
+}
+
+void bench_all(void)
+{
+	const double hz = core_clock();
+	char *mem = aligned_alloc(1 << 21, DRAM_BYTES);
+	float *y = calloc((DRAM_BYTES / 64), sizeof(*y));
+	char name[32];
+
+	printf("%s, %.2f GHz\n", kernels_cpu_name(), hz * 1e-9);
+	if (!mem || !y)
+		return;
+	for (size_t l = 0; l < n_levels; l++)
+		for (int type = 0; type < QTYPE_COUNT; type++) {
+			snprintf(name, sizeof(name), "mm_%s", qtype_name((uint32_t)type));
+			if (levels[l].k.mm[type] && wanted(name))
+				bench_type(&levels[l], type, mem, y, hz);
+		}
+	free(mem);
+	free(y);
+}
