@@ -3,6 +3,7 @@
 #include "base/cursor.h"
 #include "base/err.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "base/mbox.h"
 #include "base/mem.h"
@@ -434,6 +435,52 @@ static void test_fd_read_file_bounds(void **state)
 	assert_int_equal(mem_live_blocks(), 0);
 }
 
+static struct {
+	int calls, level;
+	unsigned n_fields;
+	char text[4096];
+} logged;
+
+static void log_hook(enum log_level level, const char *message_id, const struct log_field *fields, unsigned n_fields,
+                     const char *text)
+{
+	(void)message_id;
+	(void)fields;
+	logged.calls++;
+	logged.level = (int)level;
+	logged.n_fields = n_fields;
+	snprintf(logged.text, sizeof(logged.text), "%s", text);
+	errno = EIO;
+}
+
+static void test_log(void **state)
+{
+	const struct log_field field = { "QLLM_UID", "1000" };
+	char big[5000];
+
+	(void)state;
+	log_set_hook(log_hook);
+	errno = ENOENT;
+	log_msg(LOG_L_WARN, "%s: %m", "file");
+	assert_int_equal(errno, ENOENT);
+	assert_int_equal(logged.calls, 1);
+	assert_int_equal(logged.level, LOG_L_WARN);
+	assert_string_equal(logged.text, "file: No such file or directory");
+	log_msg(LOG_L_DEBUG, "below the level");
+	assert_int_equal(logged.calls, 1);
+	log_set_level(LOG_L_DEBUG);
+	log_fields(LOG_L_DEBUG, NULL, &field, 1, "at the level");
+	assert_int_equal(logged.calls, 2);
+	assert_int_equal(logged.n_fields, 1);
+	memset(big, 'x', sizeof(big) - 1);
+	big[sizeof(big) - 1] = 0;
+	log_msg(LOG_L_INFO, "%s", big);
+	assert_int_equal(strlen(logged.text), 2047);
+	assert_string_equal(logged.text + 2044, "...");
+	log_set_hook(NULL);
+	log_set_level(LOG_L_INFO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -443,7 +490,7 @@ int main(void)
 		cmocka_unit_test(test_map_against_array),
 		cmocka_unit_test(test_map_survives_every_failed_allocation), cmocka_unit_test(test_mem),
 		cmocka_unit_test(test_mbox_many_senders), cmocka_unit_test(test_fd_rights),
-		cmocka_unit_test(test_fd_read_file_bounds),
+		cmocka_unit_test(test_fd_read_file_bounds), cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -215,12 +216,29 @@ static void test_default_threads(void **state)
 	assert_non_null(why);
 }
 
+static void test_default_threads_obey_the_mask(void **state)
+{
+	cpu_set_t all, one;
+	const char *why = NULL;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	CPU_ZERO(&one);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &all) && CPU_COUNT(&one) == 0)
+			CPU_SET(cpu, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	assert_int_equal(pool_default_threads(&why), 1);
+	assert_non_null(strstr(why, "1 CPUs allowed"));
+	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_chunk_runs_once), cmocka_unit_test(test_idle_makes_no_wakeup),
 		cmocka_unit_test(test_create_destroy), cmocka_unit_test(test_stragglers_drop_threads),
-		cmocka_unit_test(test_default_threads),
+		cmocka_unit_test(test_default_threads), cmocka_unit_test(test_default_threads_obey_the_mask),
 	};
 
 	return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
