@@ -25,7 +25,8 @@ struct hparams {
 	enum rope_kind rope;
 	uint32_t n_rot;
 	float rope_base, rope_base_local;       /* local: layers with a sliding window */
-	float rope_scale;                       /* positions are multiplied by this (1 = none; linear scaling: 1/factor) */
+	float rope_scale;                       /* positions are multiplied by this (1 = none; linear scaling: 1/factor);
+	                                         * not in windowed layers of a model that has global ones, too */
 	uint32_t window;                        /* 0 = none; a windowed layer sees the last `window` positions, own included */
 	uint32_t window_period;                 /* layer il is global when (il + 1) % period == 0; 0 = all layers windowed if window */
 	float embd_scale;                       /* token embeddings are multiplied by this (gemma: sqrt(n_embd)); 1 = none */
@@ -33,7 +34,7 @@ struct hparams {
 	float attn_softcap, final_softcap;      /* 0 = none */
 };
 
-struct weight {                                 /* data NULL = absent (optional slot) */
+struct weight {                                 /* data NULL = absent (optional slot); 1-D ones are F32, F16 or BF16 */
 	const uint8_t *data;                    /* row 0 in the mapping */
 	enum qtype type;
 	uint64_t n_in, n_out, row_bytes;        /* n_out rows of n_in; 1-D: n_out = 1 */
@@ -65,11 +66,12 @@ struct model *model_ref(struct model *m);
 struct model *model_unref(struct model *m);
 DEFINE_FREEP(struct model, model_unref)
 
-/* Bytes that serving needs beside the mapping. */
+/* Bytes that serving needs beside the mapping. Per-thread scratch of the engine is not in it. */
+enum { MODEL_KV_PAGE = 32 };                    /* equals KV_PAGE of kernels.h, which this layer does not see */
 struct footprint {
 	uint64_t weights;                       /* mapped, shared */
 	uint64_t kv_per_token;                  /* bytes a position over all layers (F16) */
-	uint64_t kv_page;                       /* bytes of one page over all layers and KV heads (KV_PAGE positions) */
+	uint64_t kv_page;                       /* bytes of one page over all layers and KV heads (MODEL_KV_PAGE positions) */
 	uint64_t activations;                   /* for max_rows rows a step and max_logits logits rows */
 };
 void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows, uint32_t max_logits, struct footprint *ret);
