@@ -47,5 +47,19 @@ tests_unit_test_weightmap_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_weightmap_LDADD = libformat.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-weightmap
 
+check_PROGRAMS += tests/unit/test-client
+tests_unit_test_client_SOURCES = tests/unit/test-client.c
+tests_unit_test_client_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_client_CFLAGS = $(AM_CFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_client_LDADD = libclient.la $(UNIT_LIBS)
+$(tests_unit_test_client_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-client
+
+check_PROGRAMS += tests/unit/test-ctl
+tests_unit_test_ctl_SOURCES = tests/unit/test-ctl.c
+tests_unit_test_ctl_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_ctl_LDADD = libctl.la $(UNIT_LIBS) $(JANSSON_LIBS)
+UNIT_TESTS += tests/unit/test-ctl
+
 endif
 TESTS += $(UNIT_TESTS)
