@@ -205,8 +205,9 @@ struct ggufgen *ggufgen_tiny(const struct ggufgen_tiny *options)
 		ggufgen_str(g, "tokenizer.chat_template",
 		            "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + "
 		            "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
+	/* Small beside what the layers add; else a tied model would only repeat its last token. */
 	ggufgen_tensor(g, "token_embd.weight", t.embd_type, t.n_embd, GGUFGEN_TINY_VOCAB, 0,
-	               strcmp(t.arch, "gemma3") == 0 ? 1 / sqrtf((float)t.n_embd) : 1.0f);
+	               strcmp(t.arch, "gemma3") == 0 ? .2f / sqrtf((float)t.n_embd) : .1f);
 	for (uint32_t il = 0; il < t.n_layer; il++)
 		layer(g, &t, il);
 	ggufgen_tensor(g, "output_norm.weight", QTYPE_F32, t.n_embd, 0, 1, .2f);
