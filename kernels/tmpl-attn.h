@@ -16,8 +16,8 @@
 /* s[i][pos] = q . K[.][pos], unscaled. */
 INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, const size_t n, float s[][KV_PAGE])
 {
-	const float *q[ATTN_QUERIES];
-	vf acc[ATTN_QUERIES][PAGE_V];
+	UNINIT const float *q[ATTN_QUERIES];
+	UNINIT vf acc[ATTN_QUERIES][PAGE_V];
 
 	UNROLL for (size_t i = 0; i < n; i++) {
 		q[i] = a->q + query[i] * a->ldq;
@@ -26,7 +26,7 @@ INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, con
 	}
 	for (size_t d = 0; d < a->head_dim; d++) {
 		const uint16_t *row = a->k + d * KV_PAGE;
-		vf k[PAGE_V];
+		UNINIT vf k[PAGE_V];
 
 		UNROLL for (size_t p = 0; p < PAGE_V; p++)
 			k[p] = v_load_f16(row + p * VL);
@@ -46,7 +46,7 @@ INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, con
 INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[KV_PAGE])
 {
 	const size_t lo = a->lo[query], hi = a->hi[query];
-	vf max[NV], sum[NV];
+	UNINIT vf max[NV], sum[NV];
 	float m = a->m[query], corr, page_max;
 
 	for (size_t p = 0; p < PAGE_V; p++) {
@@ -82,14 +82,14 @@ INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[
 INLINE void attn_values(const struct attn_page_args *a, const size_t *query, const size_t n, const size_t nv, size_t d,
                         float p[][KV_PAGE], const float *corr, size_t lo, size_t hi)
 {
-	vf acc[ATTN_QUERIES][2 * NV];
+	UNINIT vf acc[ATTN_QUERIES][2 * NV];
 
 	UNROLL for (size_t i = 0; i < n; i++)
 		UNROLL for (size_t v = 0; v < nv; v++)
 			acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * VL) * v_set1(corr[i]);
 	for (size_t pos = lo; pos < hi; pos++) {
 		const uint16_t *row = a->v + pos * a->head_dim + d;
-		vf x[2 * NV];
+		UNINIT vf x[2 * NV];
 
 		UNROLL for (size_t v = 0; v < nv; v++)
 			x[v] = v_load_f16(row + v * VL);
@@ -120,7 +120,7 @@ INLINE void attn_value_rows(const struct attn_page_args *a, const size_t *query,
 INLINE void attn_block(const struct attn_page_args *a, const size_t *query, const size_t n)
 {
 	static const float ones[ATTN_QUERIES] = { [0 ... ATTN_QUERIES - 1] = 1.0f };
-	float p[ATTN_QUERIES][KV_PAGE], corr[ATTN_QUERIES];
+	UNINIT float p[ATTN_QUERIES][KV_PAGE], corr[ATTN_QUERIES];
 	size_t lo = 0, hi = KV_PAGE;
 
 	attn_scores(a, query, n, p);
@@ -147,7 +147,8 @@ INLINE void attn_block(const struct attn_page_args *a, const size_t *query, cons
 
 static void attn_page(const struct attn_page_args *a)
 {
-	size_t query[ATTN_QUERIES], n = 0;
+	UNINIT size_t query[ATTN_QUERIES];
+	size_t n = 0;
 
 	for (size_t i = 0; i < a->n_q; i++) {
 		if (a->lo[i] >= a->hi[i])

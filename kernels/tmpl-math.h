@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #define NV (16 / VL)
+#define UNINIT __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline, unused))
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -71,7 +72,7 @@ INLINE vf v_tanh(vf x)
 /* Lanes l += l + 8, l += l + 4, l += l + 2, l += l + 1. */
 INLINE float tree_sum(const vf v[NV])
 {
-	float t[16];
+	UNINIT float t[16];
 
 	for (size_t i = 0; i < NV; i++)
 		v_store(t + i * VL, v[i]);
@@ -83,7 +84,7 @@ INLINE float tree_sum(const vf v[NV])
 
 INLINE float tree_max(const vf v[NV])
 {
-	float t[16];
+	UNINIT float t[16];
 
 	for (size_t i = 0; i < NV; i++)
 		v_store(t + i * VL, v[i]);

@@ -11,6 +11,8 @@
 #include "kernels/blocks.h"
 #include "kernels/tables.h"
 
+/* Large locals that are written before they are read: spares them -ftrivial-auto-var-init, a `rep stos` a block. */
+#define UNINIT __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline, unused))
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")

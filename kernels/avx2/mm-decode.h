@@ -53,8 +53,8 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 	const size_t bytes = type_bytes(type), n_unit = m->n_in / 32, units = type_is_super(type) ? 8 : 1;
 	const uint8_t *first = (const uint8_t *)m->w + r * m->row_bytes, *ahead = first + 8 * m->row_bytes;
 	const size_t ahead_step = 8 * bytes / units;
-	const uint8_t *row[DECODE_GROUPS][4];
-	__m256 acc[DECODE_GROUPS][3];
+	UNINIT const uint8_t *row[DECODE_GROUPS][4];
+	UNINIT __m256 acc[DECODE_GROUPS][3];
 
 	UNROLL for (size_t i = 0; i < 4 * DECODE_GROUPS; i++)
 		row[i / 4][i % 4] = first + (i < n ? i : n - 1) * m->row_bytes;
@@ -62,12 +62,12 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 		UNROLL for (size_t t = 0; t < n_tok; t++)
 			acc[g][t] = _mm256_setzero_ps();
 	for (size_t unit = 0; unit < n_unit; unit += units) {
-		struct factors f[DECODE_GROUPS];
+		UNINIT struct factors f[DECODE_GROUPS];
 
 		UNROLL for (size_t g = 0; g < DECODE_GROUPS; g++)
 			load_factors(type, &f[g], row[g]);
 		for (size_t sub = 0; sub < units; sub++) {
-			struct token_unit u[3];
+			UNINIT struct token_unit u[3];
 
 			/* The next eight rows follow these in memory: ask for them evenly along the way. */
 			UNROLL for (size_t line = 0; line < ahead_step; line += 64)
@@ -78,7 +78,7 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 			UNROLL for (size_t g = 0; g < DECODE_GROUPS; g++) {
 				const __m256 a = unit_a(type, &f[g], sub);
 				const __m256 c = type_has_min(type) ? unit_c(type, &f[g], sub) : a;
-				__m256i codes[4];
+				UNINIT __m256i codes[4];
 
 				UNROLL for (size_t i = 0; i < 4; i++)
 					codes[i] = codes32(type, row[g][i], sub);

@@ -19,7 +19,8 @@ INLINE int bias_shift(const enum qtype type)
 INLINE __m256i dots4(const enum qtype type, const __m256i c[4], __m256i x)
 {
 	const __m256i ones = _mm256_set1_epi16(1);
-	__m256i p[4], ab, cd;
+	UNINIT __m256i p[4];
+	__m256i ab, cd;
 
 	UNROLL for (size_t i = 0; i < 4; i++)
 		p[i] = type_is_signed(type) ? _mm256_maddubs_epi16(_mm256_abs_epi8(c[i]), _mm256_sign_epi8(x, c[i])) :
@@ -46,7 +47,7 @@ struct panel {
 /* v[row] has 8 lanes of 4 bytes; afterwards v[k4] has the rows' lanes. */
 INLINE void transpose8(__m256i v[8])
 {
-	__m256i t[8], u[8];
+	UNINIT __m256i t[8], u[8];
 
 	UNROLL for (size_t i = 0; i < 8; i += 2) {
 		t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
@@ -106,13 +107,13 @@ INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const s
 			row[i] = (const uint8_t *)m->w + (r + (at < n ? at : n - 1)) * m->row_bytes;
 		}
 		for (size_t unit = 0; unit < m->n_in / 32; unit += units) {
-			struct factors f[2];
+			UNINIT struct factors f[2];
 
 			load_factors(type, &f[0], row);
 			load_factors(type, &f[1], row + 4);
 			for (size_t sub = 0; sub < units; sub++) {
 				const size_t at = unit + sub, group = 2 * at * PANEL_ROWS + 8 * half;
-				__m256i v[8];
+				UNINIT __m256i v[8];
 
 				UNROLL for (size_t i = 0; i < 8; i++)
 					v[i] = codes32(type, row[i], sub);
@@ -134,7 +135,7 @@ INLINE void panel_dots(const enum qtype type, const uint8_t *codes, const void *
 	const __m256i ones = _mm256_set1_epi16(1);
 	/* Steps that may be added before they are widened. */
 	const size_t n_step = type_is_signed(type) ? 8 : 4, n_run = type == QTYPE_Q6_K ? 2 : 4;
-	__m256i w[2][2];
+	UNINIT __m256i w[2][2];
 
 	UNROLL for (size_t step = 0; step < n_step; step++) {
 		const __m256i c0 = load256(codes + 64 * step), c1 = load256(codes + 64 * step + 32);
@@ -170,7 +171,7 @@ INLINE void panel_group(const enum qtype type, const struct panel *p, const stru
 {
 	const size_t group_bytes = 16 * PANEL_ROWS * (type_is_signed(type) ? 2 : 1), n_group = q16->k / 16;
 	const __m256 a[2] = { _mm256_loadu_ps(p->a + j * PANEL_ROWS), _mm256_loadu_ps(p->a + j * PANEL_ROWS + 8) };
-	__m256i d[2][2];
+	UNINIT __m256i d[2][2];
 
 	panel_dots(type, p->codes + j * group_bytes, x, n_tok, d);
 	UNROLL for (size_t t = 0; t < n_tok; t++) {
@@ -199,7 +200,7 @@ INLINE void panel_tokens(const struct mm_args *m, const enum qtype type, const s
                          size_t token, const size_t n_tok)
 {
 	const size_t step = type_is_signed(type) ? 32 : 16;     /* bytes of a group of activations */
-	__m256 even[2][2], odd[2][2];
+	UNINIT __m256 even[2][2], odd[2][2];
 	const uint8_t *x[2];
 
 	UNROLL for (size_t t = 0; t < n_tok; t++) {
@@ -223,7 +224,10 @@ INLINE void panel_tokens(const struct mm_args *m, const enum qtype type, const s
 			x[t] += 2 * step;
 	}
 	UNROLL for (size_t t = 0; t < n_tok; t++) {
-		float *y = m->y + (token + t) * m->ldy + r, out[PANEL_ROWS], *to = n == PANEL_ROWS ? y : out;
+		float *y = m->y + (token + t) * m->ldy + r;
+		UNINIT float out[PANEL_ROWS];
+		float *to = n == PANEL_ROWS ? y : out;
+
 
 		UNROLL for (size_t h = 0; h < 2; h++)
 			_mm256_storeu_ps(to + 8 * h, _mm256_add_ps(even[t][h], odd[t][h]));
