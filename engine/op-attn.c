@@ -3,9 +3,9 @@
  * All queries of a task that share the KV head (its GQA group times the tokens of the block) meet each page together.
  * Invariants:
  * 1. A query's state over a segment starts fresh and folds the pages that it sees in ascending order; segments are
- *    merged in ascending order, beginning with a copy of the first it sees. Neither the other tokens of the block
- *    nor the cut into tasks enters the arithmetic.
- * 2. Queries that do not see a page pass lo >= hi; the kernel leaves their state alone. */
+ *    merged in ascending order. Neither the other tokens of the block nor the cut into tasks enters the arithmetic.
+ * 2. Queries that do not see a page pass lo >= hi; the kernel leaves their state alone. A segment that a query does
+ *    not see leaves a fresh state, and merging that, or into that, rounds nothing. */
 #include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
@@ -14,20 +14,11 @@ struct attn_state {                     /* of the queries of one task and KV hea
 	float *m, *l, *acc;
 };
 
-static void state_reset(const struct attn_state *s, size_t n_q, size_t hd)
+/* Fresh: l and acc are not read then (kernels.h). */
+static void state_reset(const struct attn_state *s, size_t n_q)
 {
-	for (size_t i = 0; i < n_q; i++) {
+	for (size_t i = 0; i < n_q; i++)
 		s->m[i] = -INFINITY;
-		s->l[i] = 0;
-	}
-	memset(s->acc, 0, n_q * hd * sizeof(*s->acc));
-}
-
-static void state_copy(const struct attn_state *d, const struct attn_state *s, size_t i, size_t n, size_t hd)
-{
-	memcpy(d->m + i, s->m + i, n * sizeof(*d->m));
-	memcpy(d->l + i, s->l + i, n * sizeof(*d->l));
-	memcpy(d->acc + i * hd, s->acc + i * hd, n * hd * sizeof(*d->acc));
 }
 
 /* acc / l of one token's group, to its place in ATT. */
@@ -70,41 +61,21 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 	}
 }
 
-/* Merge segment `seg`'s state b into the running one, token by token: each has its own first segment. */
-static void merge_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t seg,
-                          const struct attn_state *run, const struct attn_state *b)
-{
-	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
-
-	for (uint32_t i = 0; i < t->n; i++) {
-		uint32_t pos = t->pos + i;
-		uint32_t seg0 = batch_first_seen(&x->batch, op->windowed, pos) / SEG_POSITIONS;
-		size_t q = i * group;
-
-		if (seg < seg0 || seg > pos / SEG_POSITIONS)
-			continue;
-		if (seg == seg0)
-			state_copy(run, b, q, group, hd);
-		else
-			x->k->attn_merge(run->m + q, run->l + q, run->acc + q * hd, b->m + q, b->l + q,
-			                 b->acc + q * hd, group, hd);
-	}
-}
-
 /* A task of whole rows: all its segments, then the division. */
 static void attn_block(struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t head,
                        uint32_t thread)
 {
 	const struct act_thread *th = &x->act.threads[thread];
-	struct attn_state run = { th->m[0], th->l[0], th->acc[0] }, seg_state = { th->m[1], th->l[1], th->acc[1] };
+	struct attn_state run = { th->m[0], th->l[0], th->acc[0] };
+	struct attn_state b = { th->m[1], th->l[1], th->acc[1] };
 	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
 
-	state_reset(&run, t->n * group, hd);
+	state_reset(&run, t->n * group);
 	fold_segment(x, op, t, head, t->seg0, &run, th);
 	for (uint32_t seg = t->seg0 + 1; seg < t->seg1; seg++) {
-		state_reset(&seg_state, t->n * group, hd);
-		fold_segment(x, op, t, head, seg, &seg_state, th);
-		merge_segment(x, op, t, seg, &run, &seg_state);
+		state_reset(&b, t->n * group);
+		fold_segment(x, op, t, head, seg, &b, th);
+		x->k->attn_merge(run.m, run.l, run.acc, b.m, b.l, b.acc, t->n * group, hd);
 	}
 	for (uint32_t i = 0; i < t->n; i++)
 		finish_token(x, run.l + i * group, run.acc + i * group * hd, t->row + i, head);
@@ -132,7 +103,7 @@ static void attn_chunk(void *p, uint32_t i, uint32_t thread)
 	if (t->split) {
 		struct attn_state s = part_state(x, t->part, head);
 
-		state_reset(&s, hp->n_head / hp->n_head_kv, hp->head_dim);
+		state_reset(&s, hp->n_head / hp->n_head_kv);
 		fold_segment(x, arg->op, t, head, t->seg0, &s, &x->act.threads[thread]);
 	} else {
 		attn_block(x, arg->op, t, head, thread);

@@ -96,7 +96,8 @@ struct kernels {
 	/* Store one position of K (head_dim floats, transposed) and V into a page as f16 (round to nearest even). */
 	void (*kv_store)(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim, const float *k, const float *v);
 	void (*attn_page)(const struct attn_page_args *a);
-	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) + acc_b*exp(mb-M) (fma), l alike. */
+	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) + acc_b*exp(mb-M) (fma), l alike.
+	 * A fresh state (m = -INFINITY; its l and acc are not read, here and in attn_page) merges without arithmetic. */
 	void (*attn_merge)(float *ma, float *la, float *acca, const float *mb, const float *lb, const float *accb,
 	                   size_t n_q, size_t head_dim);
 	/* y = softcap * tanh(y / softcap). */
