@@ -8,6 +8,7 @@ EXTRA_DIST += .ci/run demo tests/lib/count-results.sh tests/lib/fetch-models.sh 
 	tests/lib/requirements.txt tests/lib/setup.sh
 dist-hook:
 	cp -p $(srcdir)/check $(distdir)/check
+
 # For tuning by hand: built by `make tests/bench/bench-exec`, part of no check.
 EXTRA_PROGRAMS = tests/bench/bench-exec
 tests_bench_bench_exec_SOURCES = tests/bench/bench-exec.c
