@@ -15,7 +15,6 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "engine/engine-impl.h"
-#include "format/weightmap.h"
 
 /* === The budget === */
 /* memory.max of one cgroup directory, UINT64_MAX without. */
@@ -207,7 +206,7 @@ int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *e
 	char label[MODEL_LABEL_MAX];
 	int r;
 
-	if (l && (l->poisoned || weightmap_poisoned(m->map)))
+	if (l && (l->poisoned || model_poisoned(m)))
 		return err_set(err, -EIO, "the file of model %s could not be read while computing (truncated?): unload "
 		               "and load it again", model_label(m, label));
 	if (!l) {

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include "base/num.h"
 #include "engine/engine-impl.h"
-#include "format/weightmap.h"
 
 enum {
 	QUANTUM = 32,                   /* prompt tokens of one share */
@@ -354,7 +353,7 @@ static bool run_read(struct engine *e, struct lane *l)
 	t0 = seq_now();
 	s->bytes_read += exec_read_step(l->exec);
 	s->read_s += seq_now() - t0;
-	if (weightmap_poisoned(l->model->map))
+	if (model_poisoned(l->model))
 		poison(e, l, -EIO);
 	else if (++s->n_out == s->max_out)
 		engine_finish(e, s, FINISH_STOP, NULL);

@@ -64,7 +64,7 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 	r = act_init(&x->act, hp, &shape);
 	if (r < 0)
 		return r;
-	if (weightmap_poisoned(m->map))
+	if (model_poisoned(m))
 		return err_set(err, -EIO, "%s: the model's file was truncated while in use", m->name);
 	*ret = STEAL(x);
 	return 0;
@@ -122,7 +122,7 @@ int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const 
 		if (b->n_rows > 0)
 			ops[op->kind](x, op);
 	}
-	if (weightmap_poisoned(x->m->map))
+	if (model_poisoned(x->m))
 		return err_set(err, -EIO, "%s: the model's file was truncated while in use", x->m->name);
 	if (all_cancelled(slices, n_slices))
 		return -ECANCELED;
