@@ -14,10 +14,22 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 #include "base/cleanup.h"
 #include "base/num.h"
 
 const uint8_t frame_wake[FRAME_WAKE_BYTES] = { 2 << 3 | 2, 0 };
+
+static void plain_close(int fd)
+{
+	close(fd);
+}
+static void (*closer)(int fd) = plain_close;
+
+void frame_set_closer(void (*fn)(int fd))
+{
+	closer = fn;
+}
 
 static void *arena_cb_alloc(void *data, size_t size)
 {
@@ -90,7 +102,7 @@ void frame_in_deinit(struct frame_in *f)
 {
 	for (unsigned i = 0; i < f->fds.n; i++)
 		if (f->fds.fd[i] >= 0)
-			close(f->fds.fd[i]);
+			closer(f->fds.fd[i]);
 	f->fds.n = 0;
 	arena_deinit(&f->arena);
 	f->frame = NULL;

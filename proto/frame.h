@@ -40,6 +40,9 @@ int frame_recv(struct frame_in *f, int sock, enum msg_dir dir, int flags, uint8_
 int frame_parse(struct frame_in *f, const uint8_t *p, size_t n, const struct fd_set_in *fds, enum msg_dir dir,
                 struct err *err);
 void frame_in_deinit(struct frame_in *f);       /* closes descriptors that were not stolen */
+/* How descriptors of received frames are closed; default close(). A server sets it to close them where blocking hurts
+ * nobody: on FUSE and dead network mounts close can hang. Before the first frame. */
+void frame_set_closer(void (*fn)(int fd));
 int frame_steal_fd(struct frame_in *f, unsigned i);     /* -1 when absent */
 
 /* Descriptors to go with a frame that is being built; owned until frame_fds_deinit. */

@@ -1,0 +1,37 @@
+/* config - settings: built-in defaults, then FILE, then FILE.d/ *.conf in order of name, then the command line. One table
+ * (config-table.c) feeds parser, `config show` and the manual. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/cleanup.h"
+#include "base/err.h"
+
+struct config {
+	char *socket, *socket_group, *state_dir, *cache_dir, *log_level, *admin_group;
+	uint64_t threads, memory, chunk, max_sequences;
+	uint64_t connections_per_uid, queued_per_uid, prompt_bytes;
+	uint64_t idle_seconds, drain_seconds, stall_seconds;
+};
+enum config_type { CONFIG_STR, CONFIG_U64, CONFIG_BYTES };
+struct config_key {
+	const char *section, *name;
+	enum config_type type;
+	size_t offset;                  /* in struct config */
+	const char *def;                /* "" = decided at start */
+	uint64_t min, max;              /* of numbers */
+	bool reload;                    /* SIGHUP applies it */
+	const char *help;
+};
+extern const struct config_key config_table[];
+extern const size_t config_n_keys;
+
+/* Defaults, then file and its .d directory. A file that does not exist is no error unless must_exist.
+ * Errors name file, line and key: -EINVAL, -errno, -ENOMEM. */
+int config_load(struct config **ret, const char *file, bool must_exist, struct err *err);
+struct config *config_free(struct config *c);
+DEFINE_FREEP(struct config, config_free)
+/* One key by name ("socket"; sections hold no two of the same name). -ENOENT for unknown keys, -EINVAL, -ENOMEM. */
+int config_set(struct config *c, const char *name, const char *value, struct err *err);
+/* Copy the reloadable keys of `from` over `to`. 0 or -ENOMEM with `to` unchanged. */
+int config_apply_reload(struct config *to, const struct config *from);

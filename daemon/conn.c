@@ -1,0 +1,234 @@
+/* conn - reads frames, queues replies, ends clients that break the rules.
+ *
+ * 1. Only conn_on_io, timers and the owner's shutdown path free a connection; everybody else shuts the socket down and lets the
+ *    loop come by (EPOLLHUP), so that no handler holds a dangling pointer.
+ * 2. A turn reads at most READS_MAX frames of one client.
+ * 3. The queue of replies is bounded in frames and bytes; who does not read loses the connection, not the daemon its
+ *    memory. */
+#include "daemon/conn.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "daemon/call.h"
+#include "daemon/dispatch.h"
+
+enum { READS_MAX = 16, OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20 };
+
+struct out {
+	struct list link;
+	uint8_t *data;
+	size_t n;
+	struct frame_fds fds;
+};
+
+static void out_free(struct out *o)
+{
+	mem_free(o->data);
+	frame_fds_deinit(&o->fds);
+	mem_free(o);
+}
+
+static int conn_flush(struct conn *conn)
+{
+	while (!list_empty(&conn->out)) {
+		struct out *o = container_of(conn->out.next, struct out, link);
+		int r = fd_sendmsg(conn->fd, o->data, o->n, o->fds.fd, o->fds.n, MSG_DONTWAIT);
+
+		if (r == -EAGAIN)
+			return 0;
+		if (r < 0)
+			return r;
+		conn->out_bytes -= o->n;
+		conn->out_frames--;
+		list_remove(&o->link);
+		out_free(o);
+	}
+	sd_event_source_set_io_events(conn->io, EPOLLIN);
+	return 0;
+}
+
+static int enqueue(struct conn *conn, uint8_t **data, size_t n, const struct frame_fds *fds)
+{
+	struct out *o;
+
+	if (conn->out_frames >= OUT_FRAMES_MAX || conn->out_bytes + n > OUT_BYTES_MAX)
+		return -ENOBUFS;
+	o = mem_alloc(sizeof(*o));
+	if (!o)
+		return -ENOMEM;
+	for (unsigned i = 0; fds && i < fds->n; i++) {
+		int fd = fcntl(fds->fd[i], F_DUPFD_CLOEXEC, 3);
+
+		if (fd < 0 || frame_fds_add(&o->fds, fd) < 0) {
+			out_free(o);
+			return -EMFILE;
+		}
+	}
+	o->data = STEAL(*data);
+	o->n = n;
+	conn->out_bytes += n;
+	conn->out_frames++;
+	list_append(&conn->out, &o->link);
+	sd_event_source_set_io_events(conn->io, EPOLLIN | EPOLLOUT);
+	return 0;
+}
+
+void conn_send(struct conn *conn, Qllm__Frame *frame, const struct frame_fds *fds)
+{
+	_cleanup_mem_ uint8_t *data = NULL;
+	size_t n;
+	int r = frame_pack(frame, &data, &n);
+
+	if (r == 0 && list_empty(&conn->out))
+		r = fd_sendmsg(conn->fd, data, n, fds ? fds->fd : NULL, fds ? fds->n : 0, MSG_DONTWAIT);
+	else if (r == 0)
+		r = -EAGAIN;
+	if (r == -EAGAIN)
+		r = enqueue(conn, &data, n, fds);
+	if (r < 0) {
+		log_msg(LOG_L_DEBUG, "client %llu: reply lost: %s", (unsigned long long)conn->number, strerror(-r));
+		shutdown(conn->fd, SHUT_RDWR);
+	}
+}
+
+void conn_fault(struct conn *conn, enum exit_class class, const char *text)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Error error = QLLM__ERROR__INIT;
+
+	error.has_code = true;
+	error.code = class;
+	error.text = (char *)(uintptr_t)text;
+	frame.body_case = QLLM__FRAME__BODY_ERROR;
+	frame.error = &error;
+	conn_send(conn, &frame, NULL);
+	shutdown(conn->fd, SHUT_RDWR);
+}
+
+static int conn_read(struct conn *conn, struct err *err)
+{
+	static uint8_t buf[FRAME_MAX + 1];      /* main thread only */
+
+	for (unsigned i = 0; i < READS_MAX; i++) {
+		struct frame_in in;
+		int r = frame_recv(&in, conn->fd, MSG_TO_DAEMON, MSG_DONTWAIT, buf, err);
+
+		if (r == FRAME_E_AGAIN)
+			return 0;
+		if (r == FRAME_E_EOF)
+			return -ECONNRESET;
+		if (r < 0)
+			return r;
+		r = dispatch_frame(conn, &in, r == FRAME_E_UNKNOWN, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int conn_on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+	struct conn *conn = userdata;
+	struct err err = { 0 };
+	int r = 0;
+
+	(void)source;
+	(void)fd;
+	if (revents & EPOLLIN)
+		r = conn_read(conn, &err);
+	if (r == 0 && (revents & EPOLLOUT))
+		r = conn_flush(conn);
+	if (r == 0 && (revents & (EPOLLHUP | EPOLLERR)))
+		r = -ECONNRESET;
+	if (r == -ECONNRESET || r == -EPIPE) {
+		conn_close(conn, NULL);
+	} else if (r < 0) {
+		if (err.text[0])
+			conn_fault(conn, EXIT_USAGE, err.text);
+		conn_close(conn, err.text[0] ? err.text : strerror(-r));
+	}
+	return 0;       /* never < 0: sd-event would mute the source and leak the connection */
+}
+
+static int on_hello_timeout(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	(void)source;
+	(void)usec;
+	conn_close(userdata, "no Hello in time");
+	return 0;
+}
+
+int conn_new(struct daemon *d, int fd)
+{
+	static uint64_t numbers;
+	struct conn *conn = mem_alloc(sizeof(*conn));
+	int r;
+
+	if (!conn) {
+		close(fd);
+		return -ENOMEM;
+	}
+	conn->d = d;
+	conn->fd = fd;
+	conn->number = ++numbers;
+	list_init(&conn->calls);
+	list_init(&conn->out);
+	list_append(&d->conns, &conn->link);
+	d->n_conns++;
+	r = auth_peer(&conn->peer, fd, d->config->admin_group, NULL);
+	if (r == 0) {
+		conn->user = user_get(&d->users, conn->peer.uid);
+		r = conn->user ? 0 : -ENOMEM;
+	}
+	if (r == 0)
+		conn->user->connections++;
+	if (r == 0)
+		r = sd_event_add_io(d->event, &conn->io, fd, EPOLLIN, conn_on_io, conn);
+	if (r >= 0)
+		r = sd_event_add_time_relative(d->event, &conn->hello_timer, CLOCK_MONOTONIC,
+		                               (uint64_t)HELLO_TIMEOUT_S * 1000000, 0, on_hello_timeout, conn);
+	if (r < 0) {
+		conn_close(conn, strerror(-r));
+		return r;
+	}
+	if (conn->user->connections > d->config->connections_per_uid) {
+		conn_fault(conn, EXIT_BUSY, "too many connections of this user (limits.connections_per_uid)");
+		conn_close(conn, "too many connections of its user");
+	}
+	return 0;
+}
+
+void conn_close(struct conn *conn, const char *why)
+{
+	struct daemon *d = conn->d;
+	char shown[80];
+
+	log_msg(why ? LOG_L_NOTICE : LOG_L_DEBUG, "client %llu (uid %u, %s) %s%s", (unsigned long long)conn->number,
+	        (unsigned)conn->peer.uid, str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
+	        why ? "closed: " : "left", why ? why : "");
+	sd_event_source_disable_unref(conn->io);
+	sd_event_source_disable_unref(conn->hello_timer);
+	list_for_safe(&conn->calls, it)
+		call_orphan(container_of(it, struct call, link));
+	list_for_safe(&conn->out, it) {
+		list_remove(it);
+		out_free(container_of(it, struct out, link));
+	}
+	shutdown(conn->fd, SHUT_RDWR);
+	close(conn->fd);
+	stream_unref(conn->stream);
+	if (conn->user) {
+		conn->user->connections--;
+		user_put(conn->user);
+	}
+	list_remove(&conn->link);
+	mem_free(conn);
+	d->n_conns--;
+	daemon_check_drained(d);
+}

@@ -1,0 +1,40 @@
+/* daemon - what the parts of the process share. One object, made by main.c; main thread only unless said otherwise. */
+#pragma once
+#include <stdbool.h>
+#include <systemd/sd-event.h>
+#include "base/list.h"
+#include "daemon/config.h"
+#include "daemon/user.h"
+#include "daemon/work.h"
+#include "engine/engine.h"
+
+struct conn;
+struct models;
+struct listener;
+struct daemon {
+	struct config *config;
+	sd_event *event;
+	struct posts *posts;
+	struct workers *prep;           /* templates, tokenizing, loading */
+	struct workers *slow;           /* verify, eval: minutes */
+	struct workers *intake;         /* clients' descriptors: may hang for ever */
+	struct engine *engine;          /* any thread */
+	const struct kernels *kernels;  /* read-only */
+	const char *kernels_name;
+	struct users users;
+	struct models *models;
+	struct listener *listener;
+	struct list conns;              /* struct conn.link */
+	unsigned n_conns, n_calls;
+	bool draining, stopping;
+	uint64_t started_us;            /* CLOCK_MONOTONIC */
+	sd_event_source *tick;          /* housekeeping; off while there is nothing to watch */
+	sd_event_source *deadline;      /* of draining */
+};
+uint64_t daemon_now_us(void);                   /* CLOCK_MONOTONIC; any thread */
+/* Call when something appeared that housekeeping must watch (a loaded model, an open request). */
+void daemon_watch(struct daemon *d);
+/* Call when a request or connection ended: draining may be complete. */
+void daemon_check_drained(struct daemon *d);
+/* Close a descriptor that came from a client, off the loop. Main thread. */
+void daemon_close_foreign(int fd);

@@ -1,0 +1,33 @@
+/* dispatch - from a received frame to its handler: one row a message the daemon answers. */
+#pragma once
+#include "daemon/call.h"
+
+struct dispatch_row {
+	Qllm__Frame__BodyCase body;
+	void (*handle)(struct call *c);
+	bool streams;                   /* needs the ring; ends with Done */
+	bool light;                     /* answered at once: neither quota nor draining refuses it */
+};
+/* Takes *in over. Negative: the client broke the protocol, close it. */
+int dispatch_frame(struct conn *conn, struct frame_in *in, bool unknown, struct err *err);
+
+/* Handlers, by file. */
+void req_version(struct call *c);       /* req-status.c */
+void req_status(struct call *c);
+void req_list(struct call *c);          /* req-models.c */
+void req_import(struct call *c);
+void req_remove(struct call *c);
+void req_show(struct call *c);          /* req-show.c */
+void req_verify(struct call *c);
+void req_estimate(struct call *c);
+void req_load(struct call *c);          /* req-load.c */
+void req_unload(struct call *c);
+void req_ps(struct call *c);
+void req_tokenize(struct call *c);      /* req-text.c */
+void req_detokenize(struct call *c);
+void req_template(struct call *c);
+void req_generate(struct call *c);      /* req-generate.c */
+void req_stream_done(struct call *c);   /* Done of a streaming call; c->data is NULL or generate's */
+void req_logits(struct call *c);        /* req-logits.c */
+void req_bench_read(struct call *c);
+void req_eval(struct call *c);          /* req-eval.c */

@@ -1,0 +1,9 @@
+/* listen - the socket clients connect to: systemd's, or our own at a path. */
+#pragma once
+#include "daemon/daemon.h"
+
+struct listener;
+/* fd of systemd (sd_listen_fds), else binds d->config->socket; a stale socket is replaced, a live one is -EADDRINUSE. */
+int listener_new(struct listener **ret, struct daemon *d, struct err *err);
+struct listener *listener_free(struct listener *l);     /* removes the socket file if it is still ours */
+const char *listener_path(const struct listener *l);

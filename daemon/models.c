@@ -1,0 +1,349 @@
+/* models - the catalogue.
+ *
+ * 1. state LOADED <=> model != NULL; waiters are non-empty only while LOADING.
+ * 2. users counts the calls that hold the entry, waiting ones included: an entry with users stays in the list.
+ * 3. The load itself touches only its struct load and the entry's constant meta. */
+#include "daemon/models.h"
+#include <errno.h>
+#include <string.h>
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/str.h"
+
+struct models {
+	struct daemon *d;
+	struct store *store;
+	struct list entries;
+};
+struct load {
+	struct work work;
+	struct post post;
+	struct entry *entry;
+	struct model *model;
+	uint32_t ctx;
+	int result;
+	struct err err;
+	uint64_t started_us;
+};
+
+static struct entry *entry_free(struct entry *e)
+{
+	if (e) {
+		store_meta_deinit(&e->meta);
+		mem_free(e->fault);
+		mem_free(e);
+	}
+	return NULL;
+}
+
+static int cmp_entry(const struct store_meta *a, const struct store_meta *b)
+{
+	int r = strcmp(a->name, b->name);
+
+	if (r == 0 && a->shared != b->shared)
+		return a->shared ? -1 : 1;
+	if (r == 0 && !a->shared && a->uid != b->uid)
+		return a->uid < b->uid ? -1 : 1;
+	return r;
+}
+
+int models_add(struct models *m, struct store_meta *meta, struct entry **ret)
+{
+	struct list *before = &m->entries;
+	struct entry *e;
+
+	list_for(&m->entries, it) {
+		int r = cmp_entry(meta, &container_of(it, struct entry, link)->meta);
+
+		if (r == 0)
+			return -EEXIST;
+		if (r < 0) {
+			before = it;
+			break;
+		}
+	}
+	e = mem_alloc(sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	e->meta = *meta;
+	memset(meta, 0, sizeof(*meta));
+	e->models = m;
+	list_init(&e->waiters);
+	list_append(before, &e->link);          /* before that one */
+	*ret = e;
+	return 0;
+}
+
+void models_drop(struct entry *e)
+{
+	list_remove(&e->link);
+	entry_free(e);
+}
+
+static int on_found(void *user, struct store_meta *meta)
+{
+	struct models *m = user;
+	struct entry *e;
+	int r = models_add(m, meta, &e);
+
+	if (r < 0) {
+		store_meta_deinit(meta);
+		return r == -EEXIST ? 0 : r;
+	}
+	e->state = ENTRY_IDLE;
+	return 0;
+}
+
+int models_new(struct models **ret, struct daemon *d, struct err *err)
+{
+	struct models *m = mem_alloc(sizeof(*m));
+	int r;
+
+	if (!m)
+		return err_set(err, -ENOMEM, "out of memory");
+	m->d = d;
+	list_init(&m->entries);
+	r = store_open(&m->store, d->config->state_dir, err);
+	if (r == 0)
+		r = store_scan(m->store, on_found, m, err);
+	if (r < 0) {
+		models_free(m);
+		return r;
+	}
+	*ret = m;
+	return 0;
+}
+
+struct models *models_free(struct models *m)
+{
+	if (!m)
+		return NULL;
+	list_for_safe(&m->entries, it) {
+		struct entry *e = container_of(it, struct entry, link);
+
+		model_unref(e->model);
+		models_drop(e);
+	}
+	store_close(m->store);
+	return mem_free(m);
+}
+
+struct store *models_store(struct models *m)
+{
+	return m->store;
+}
+
+struct list *models_list(struct models *m)
+{
+	return &m->entries;
+}
+
+bool models_visible(const struct entry *e, uid_t uid, bool admin)
+{
+	return admin || e->meta.shared || e->meta.uid == uid;
+}
+
+bool models_may_change(const struct entry *e, const struct call *c)
+{
+	return c->admin || e->meta.uid == c->user->uid;
+}
+
+struct entry *models_find(struct call *c, const char *name)
+{
+	struct entry *best = NULL;
+	int best_rank = 0;
+
+	if (!name || !str_is_name(name)) {
+		char shown[80];
+
+		call_fail_class(c, EXIT_USAGE, -EINVAL, "%s is no model name: [A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+		                name ? str_escape(shown, sizeof(shown), name, strlen(name)) : "nothing");
+		return NULL;
+	}
+	list_for(&c->d->models->entries, it) {
+		struct entry *e = container_of(it, struct entry, link);
+		int rank = !e->meta.shared && e->meta.uid == c->user->uid ? 3 : e->meta.shared ? 2 : c->admin ? 1 : 0;
+
+		if (e->state != ENTRY_IMPORTING && rank > best_rank && strcmp(e->meta.name, name) == 0) {
+			best = e;
+			best_rank = rank;
+		}
+	}
+	if (!best)
+		call_fail_class(c, EXIT_NO_MODEL, -ENOENT, "no model %s: see `qllmctl ls`, or import it", name);
+	return best;
+}
+
+void models_acquire(struct entry *e)
+{
+	e->users++;
+}
+
+void models_release(struct entry *e)
+{
+	e->users--;
+	e->idle_since_us = daemon_now_us();
+	if (e->users > 0 || e->state != ENTRY_LOADED || !weightmap_poisoned(e->model->map))
+		return;
+	/* Its file was cut while mapped: every request on it has failed, and the next load says what is wrong. */
+	log_msg(LOG_L_ERR, "model %s: its file was truncated while in use", e->meta.name);
+	models_unload(e, NULL);
+}
+
+static void hand_out(struct entry *e, struct call *c)
+{
+	unsigned slot = c->entry[1] == e && !c->model[1] ? 1 : 0;
+
+	c->model[slot] = model_ref(e->model);
+	c->then(c);
+}
+
+/* Wakes every waiter once; each may end, or wait again elsewhere. */
+static void wake_waiters(struct entry *e, int result, const struct err *err)
+{
+	struct list waiters;
+
+	list_init(&waiters);
+	while (!list_empty(&e->waiters)) {
+		struct list *it = e->waiters.next;
+
+		list_remove(it);
+		list_append(&waiters, it);
+	}
+	while (!list_empty(&waiters)) {
+		struct call *c = container_of(waiters.next, struct call, waiting);
+
+		list_remove(&c->waiting);
+		if (result < 0)
+			call_fail(c, result == -ENOENT ? -EIO : result, err);
+		else
+			hand_out(e, c);
+	}
+}
+
+static void load_done(struct post *p)
+{
+	struct load *load = container_of(p, struct load, post);
+	struct entry *e = load->entry;
+	struct daemon *d = e->models->d;
+
+	e->load = NULL;
+	e->load_s = (double)(daemon_now_us() - load->started_us) / 1e6;
+	models_acquire(e);      /* a waiter's end must not leave it unused under our feet */
+	if (load->result == 0) {
+		e->model = load->model;
+		e->ctx = load->ctx;
+		e->state = ENTRY_LOADED;
+		mem_free(e->fault);
+		e->fault = NULL;
+		log_msg(LOG_L_INFO, "model %s loaded in %.2f s", e->meta.name, e->load_s);
+	} else {
+		e->state = ENTRY_IDLE;
+		mem_free(e->fault);
+		e->fault = mem_strdup(load->err.text);
+		log_msg(LOG_L_NOTICE, "model %s: %s", e->meta.name, load->err.text);
+	}
+	wake_waiters(e, load->result, &load->err);
+	models_release(e);
+	mem_free(load);
+	daemon_watch(d);
+}
+
+static void load_run(struct work *w)
+{
+	struct load *load = container_of(w, struct load, work);
+	struct daemon *d = load->entry->models->d;
+	_cleanup_close_ int fd = store_open_model(load->entry->models->store, &load->entry->meta, &load->err);
+	_cleanup_(model_unrefp) struct model *m = NULL;
+
+	load->result = fd < 0 ? fd : model_load(&m, fd, load->entry->meta.name, &load->err);
+	if (load->result == 0)
+		load->result = engine_prepare(d->engine, m, &load->err);
+	if (load->result == 0) {
+		load->ctx = engine_context(d->engine, m);
+		load->model = STEAL(m);
+	}
+	posts_push(d->posts, &load->post);
+}
+
+static int start_load(struct entry *e)
+{
+	struct load *load = mem_alloc(sizeof(*load));
+
+	if (!load)
+		return -ENOMEM;
+	load->entry = e;
+	load->work.run = load_run;
+	load->post.fn = load_done;
+	load->started_us = daemon_now_us();
+	e->load = load;
+	e->state = ENTRY_LOADING;
+	workers_push(e->models->d->prep, &load->work);
+	return 0;
+}
+
+bool call_with_entry(struct call *c, const char *name, unsigned slot)
+{
+	struct entry *e = models_find(c, name);
+
+	if (!e)
+		return false;
+	models_acquire(e);
+	c->entry[slot] = e;
+	return true;
+}
+
+void call_with_model(struct call *c, const char *name, unsigned slot, call_then_fn then)
+{
+	struct entry *e;
+	int r;
+
+	if (!call_with_entry(c, name, slot))
+		return;
+	e = c->entry[slot];
+	c->then = then;
+	if (e->state == ENTRY_LOADED) {
+		hand_out(e, c);
+		return;
+	}
+	if (e->state == ENTRY_IDLE) {
+		r = start_load(e);
+		if (r < 0) {
+			call_fail(c, r, NULL);
+			return;
+		}
+	}
+	list_append(&e->waiters, &c->waiting);
+}
+
+int models_unload(struct entry *e, struct err *err)
+{
+	if (e->state == ENTRY_LOADING || e->users > 0)
+		return err_set(err, -EBUSY, "model %s is in use by %u requests: try again when they have ended", e->meta.name,
+		               e->users);
+	if (e->state != ENTRY_LOADED)
+		return err_set(err, -ENODATA, "model %s is not loaded", e->meta.name);
+	if (e->models->d->engine)       /* NULL at the very end */
+		engine_forget(e->models->d->engine, e->model);
+	e->model = model_unref(e->model);
+	e->state = ENTRY_IDLE;
+	e->pinned = false;
+	log_msg(LOG_L_INFO, "model %s unloaded", e->meta.name);
+	return 0;
+}
+
+unsigned models_tick(struct models *m, uint64_t now_us)
+{
+	uint64_t limit = m->d->config->idle_seconds * 1000000;
+	unsigned n = 0;
+
+	list_for(&m->entries, it) {
+		struct entry *e = container_of(it, struct entry, link);
+
+		if (e->state == ENTRY_LOADED && e->users == 0 && !e->pinned && now_us - e->idle_since_us >= limit)
+			models_unload(e, NULL);
+		n += e->state == ENTRY_LOADED || e->state == ENTRY_LOADING;
+	}
+	return n;
+}

@@ -1,0 +1,147 @@
+/* work - a queue under one lock for each group of threads; mbox and its eventfd towards the main loop. */
+#include "daemon/work.h"
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+#include "base/mbox.h"
+#include "base/mem.h"
+
+struct posts {
+	struct mbox *box;
+	sd_event_source *source;
+};
+
+static int on_posts(sd_event_source *source, int fd, uint32_t revents, void *user)
+{
+	(void)source;
+	(void)fd;
+	(void)revents;
+	posts_run(user);
+	return 0;
+}
+
+int posts_new(struct posts **ret, sd_event *event)
+{
+	struct posts *p = mem_alloc(sizeof(*p));
+	int r;
+
+	if (!p)
+		return -ENOMEM;
+	r = mbox_new(&p->box);
+	if (r == 0)
+		r = sd_event_add_io(event, &p->source, mbox_fd(p->box), EPOLLIN, on_posts, p);
+	if (r < 0) {
+		posts_free(p);
+		return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+struct posts *posts_free(struct posts *p)
+{
+	if (!p)
+		return NULL;
+	sd_event_source_disable_unref(p->source);
+	mbox_free(p->box);
+	return mem_free(p);
+}
+
+void posts_push(struct posts *p, struct post *post)
+{
+	mbox_push(p->box, &post->link);
+}
+
+void posts_run(struct posts *p)
+{
+	struct list *item;
+
+	while ((item = mbox_pop(p->box))) {
+		struct post *post = container_of(item, struct post, link);
+
+		post->fn(post);
+	}
+}
+
+enum { WORKERS_MAX = 8 };
+struct workers {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	struct list queue;
+	bool stop;
+	unsigned n;
+	pthread_t threads[WORKERS_MAX];
+};
+
+static void *worker_main(void *arg)
+{
+	struct workers *w = arg;
+
+	pthread_mutex_lock(&w->lock);
+	for (;;) {
+		struct work *work;
+
+		while (list_empty(&w->queue) && !w->stop)
+			pthread_cond_wait(&w->wake, &w->lock);
+		if (list_empty(&w->queue))
+			break;
+		work = container_of(w->queue.next, struct work, link);
+		list_remove(&work->link);
+		pthread_mutex_unlock(&w->lock);
+		work->run(work);
+		pthread_mutex_lock(&w->lock);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+int workers_new(struct workers **ret, const char *name, unsigned n_threads)
+{
+	struct workers *w = mem_alloc(sizeof(*w));
+
+	if (!w)
+		return -ENOMEM;
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->wake, NULL);
+	list_init(&w->queue);
+	for (w->n = 0; w->n < n_threads && w->n < WORKERS_MAX; w->n++) {
+		int r = pthread_create(&w->threads[w->n], NULL, worker_main, w);
+
+		if (r != 0) {
+			workers_stop(w, 1);
+			return -r;
+		}
+		pthread_setname_np(w->threads[w->n], name);
+	}
+	*ret = w;
+	return 0;
+}
+
+void workers_push(struct workers *w, struct work *work)
+{
+	pthread_mutex_lock(&w->lock);
+	list_append(&w->queue, &work->link);
+	pthread_cond_signal(&w->wake);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool workers_stop(struct workers *w, unsigned timeout_s)
+{
+	struct timespec until;
+
+	if (!w)
+		return true;
+	pthread_mutex_lock(&w->lock);
+	w->stop = true;
+	pthread_cond_broadcast(&w->wake);
+	pthread_mutex_unlock(&w->lock);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += timeout_s;
+	for (unsigned i = 0; i < w->n; i++)
+		if (pthread_timedjoin_np(w->threads[i], NULL, &until) != 0)
+			return false;
+	pthread_cond_destroy(&w->wake);
+	pthread_mutex_destroy(&w->lock);
+	mem_free(w);
+	return true;
+}
