@@ -5,7 +5,7 @@
  * is a threshold that most of the vocabulary fails in one comparison.
  *
  * Invariants:
- * 1. Every pass visits ids in ascending order and sums in double in one fixed order; exp is the kernels' own. So the
+ * 1. Every pass visits ids in ascending order and sums in one fixed order; exp is our own, without fma or libm. So the
  *    token depends on (params, seed, history, logits) and on nothing else.
  * 2. Candidates in s->cand are sorted by logit, best first, lowest id first among equals, between the chain's stages.
  * 3. A draw advances the generator exactly once, greedy never does.
@@ -18,7 +18,6 @@
 #include <string.h>
 #include "base/mem.h"
 #include "base/num.h"
-#include "kernels/kernels.h"
 
 enum {
 	HISTORY = 64,                   /* tokens that penalties look back on */
@@ -285,6 +284,38 @@ static bool block_max(const float *x, uint32_t n, float *ret)
 	return any == 0;
 }
 
+/* y = exp(x) for x <= 0 (0 below -87), relative error < 2e-7: the power of two by its bits, the rest by a polynomial.
+ * No branches and no calls, so that the compiler can use vectors: the kernels' exp is an fma chain, which costs ten
+ * times as much on machines whose baseline has no fma. */
+static void exp_lanes(float y[LANES], const float x[LANES])
+{
+	for (uint32_t l = 0; l < LANES; l++) {
+		float v = x[l] < -87.0f ? -87.0f : x[l], f, p;
+		int32_t n = (int32_t)(v * 1.44269504f - 0.5f);          /* to nearest, v is not positive */
+		union {
+			int32_t i;
+			float f;
+		} two = { .i = (n + 127) << 23 };
+
+		f = v - (float)n * 0.693359375f - (float)n * -2.12194440e-4f;
+		p = 1.98756915e-4f * f + 1.39819995e-3f;
+		p = p * f + 8.33345205e-3f;
+		p = p * f + 4.16657962e-2f;
+		p = p * f + 1.66666657e-1f;
+		p = p * f + 0.5f;
+		p = p * f * f + f + 1.0f;
+		y[l] = x[l] < -87.0f ? 0.0f : p * two.f;
+	}
+}
+
+static float exp_one(float x)
+{
+	float y[LANES], v[LANES] = { x };
+
+	exp_lanes(y, v);
+	return y[0];
+}
+
 /* The best logit and its lowest id. -EBADMSG: NaN, +INFINITY, or nothing but -INFINITY. */
 static int row_argmax(struct row *r, float *ret_x, int32_t *ret_id)
 {
@@ -314,21 +345,45 @@ static int row_argmax(struct row *r, float *ret_x, int32_t *ret_id)
 	return 0;
 }
 
-/* Sum of exp((x - best) / temp) over logits whose probability at temperature 1 is at least min_p of the best's.
- * sums, when not NULL, gets every block's part. */
+/* w[i] = exp((x[i] - best) / temp), 0 where the probability at temperature 1 is below min_p of the best's. */
+static void block_weights(float *w, const float *x, uint32_t n, float best, float temp, float min_p)
+{
+	for (uint32_t i = 0; i < n; i += LANES) {
+		float d[LANES], p[LANES], v[LANES];
+		uint32_t k = MIN((uint32_t)LANES, n - i);
+
+		if (k == LANES) {
+			for (uint32_t l = 0; l < LANES; l++)
+				d[l] = x[i + l] - best;
+		} else {
+			for (uint32_t l = 0; l < LANES; l++)
+				d[l] = l < k ? x[i + l] - best : -INFINITY;
+		}
+		for (uint32_t l = 0; l < LANES; l++)
+			v[l] = d[l] / temp;
+		exp_lanes(v, v);
+		if (min_p > 0) {
+			exp_lanes(p, d);
+			for (uint32_t l = 0; l < LANES; l++)
+				v[l] = p[l] >= min_p ? v[l] : 0.0f;
+		}
+		memcpy(w + i, v, k * sizeof(*w));
+	}
+}
+
+/* Sum of the weights above. sums, when not NULL, gets every block's part. */
 static double row_sum_exp(struct row *r, float best, float temp, float min_p, double *sums)
 {
-	float buf[BLOCK];
+	float buf[BLOCK], w[BLOCK];
 	double total = 0;
 
 	for (uint32_t i = 0; i < r->n; i += BLOCK) {
 		uint32_t n = MIN((uint32_t)BLOCK, r->n - i);
-		const float *x = row_block(r, i, n, buf);
 		double sum = 0;
 
+		block_weights(w, row_block(r, i, n, buf), n, best, temp, min_p);
 		for (uint32_t k = 0; k < n; k++)
-			if (min_p <= 0 || k_expf(x[k] - best) >= min_p)
-				sum += (double)k_expf((x[k] - best) / temp);
+			sum += (double)w[k];
 		total += sum;
 		if (sums)
 			sums[i / BLOCK] = sum;
@@ -427,7 +482,7 @@ static double cand_weigh(struct cand *c, uint32_t n, float best, float temp)
 	double total = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		c[i].p = k_expf((c[i].x - best) / temp);
+		c[i].p = exp_one((c[i].x - best) / temp);
 		total += (double)c[i].p;
 	}
 	return total;
@@ -455,7 +510,7 @@ static uint32_t cut_typical(struct cand *c, uint32_t n, float typical_p, float b
 		c[i] = (struct cand){ .x = (float)fabs((double)c[i].x - (double)best - mean), .p = c[i].x, .id = c[i].id };
 	qsort(c, n, sizeof(*c), deviation_cmp);
 	for (uint32_t i = 0; i < n; i++)
-		c[i] = (struct cand){ .x = c[i].p, .p = k_expf(c[i].p - best), .id = c[i].id };
+		c[i] = (struct cand){ .x = c[i].p, .p = exp_one(c[i].p - best), .id = c[i].id };
 	n = cut_mass(c, n, typical_p, total);
 	cand_sort(c, n);
 	return n;
@@ -491,7 +546,7 @@ static uint32_t chain_cut(struct sampler *s, struct row *r, float best)
 		if (p->top_p < 1)
 			n = cut_mass(s->cand, n, p->top_p, cand_weigh(s->cand, n, s->cand[0].x, 1));
 	}
-	for (k = 1; k < n && k_expf(s->cand[k].x - s->cand[0].x) >= p->min_p; k++)
+	for (k = 1; k < n && exp_one(s->cand[k].x - s->cand[0].x) >= p->min_p; k++)
 		;
 	return k;
 }
@@ -516,8 +571,7 @@ static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 {
 	double target = u * row_sum_exp(r, best, s->p.temp, s->p.min_p, s->block_sum), cum = 0;
 	uint32_t n_blocks = DIV_UP(r->n, BLOCK), at = 0, i0, n;
-	float buf[BLOCK];
-	const float *x;
+	float buf[BLOCK], w[BLOCK];
 	int32_t last = -1;
 
 	for (uint32_t b = 0; b < n_blocks; b++) {
@@ -531,13 +585,11 @@ static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 	i0 = at * BLOCK;
 	n = MIN((uint32_t)BLOCK, r->n - i0);
 	r->next = 0;
-	x = row_block(r, i0, n, buf);
+	block_weights(w, row_block(r, i0, n, buf), n, best, s->p.temp, s->p.min_p);
 	for (uint32_t k = 0; k < n && !(last >= 0 && cum > target); k++) {
-		float w = k_expf((x[k] - best) / s->p.temp);
-
-		if (w <= 0 || (s->p.min_p > 0 && k_expf(x[k] - best) < s->p.min_p))
+		if (w[k] <= 0)
 			continue;
-		cum += (double)w;
+		cum += (double)w[k];
 		last = (int32_t)(i0 + k);
 	}
 	return last;
