@@ -1,0 +1,181 @@
+"""A real qllmd on a private socket, qllmctl as users call it, and what tests ask of both. Standard library only."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+SRC = os.environ.get("QLLM_SRCDIR") or os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BUILD = os.environ.get("QLLM_BUILDDIR") or os.path.join(SRC, "build", "check")
+MODE = os.environ.get("QLLM_CHECK", "full")
+CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/root"), ".cache")
+MODELS = os.environ.get("QLLM_MODELS") or os.path.join(CACHE, "qllmd", "models")
+# Sanitizers and valgrind-like slowness stretch every bound on time.
+SLOW = float(os.environ.get("QLLM_SLOW", "1"))
+
+OK, FAILED, USAGE, STATE, UNKNOWN, REFUSED, UNREACHABLE, BUSY, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 75, 124, 130
+
+
+class Skip(Exception):
+    pass
+
+
+def program(name):
+    """The program itself rather than libtool's wrapper: its pid and its start are what tests look at."""
+    real = os.path.join(BUILD, os.path.dirname(name), ".libs", os.path.basename(name))
+    return real if os.path.exists(real) else os.path.join(BUILD, name)
+
+
+def model_file(name):
+    path = os.path.join(MODELS, name + ".gguf")
+    if not os.path.exists(path):
+        raise AssertionError(f"{path} is missing: tests/lib/fetch-models.sh {name}")
+    return path
+
+
+def environment(**more):
+    env = dict(os.environ, LD_LIBRARY_PATH=os.path.join(BUILD, ".libs"), LC_ALL="C.UTF-8", PAGER="cat")
+    for key in ("QLLM_SOCKET", "NO_COLOR", "LD_PRELOAD"):
+        env.pop(key, None)
+    env.update(more)
+    return env
+
+
+class Result:
+    def __init__(self, args, code, out, err):
+        self.args, self.code, self.out, self.err = args, code, out, err
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def text(self):
+        return self.out.decode("utf-8", "replace")
+
+    def __repr__(self):
+        return f"{self.args} -> {self.code}\nstdout: {self.out[:400]!r}\nstderr: {self.err[:400]!r}"
+
+
+class Daemon:
+    """`with Daemon() as d`: started and ready; its directory goes when it does."""
+
+    def __init__(self, *options, state=None, config=None):
+        self.dir = tempfile.mkdtemp(prefix="qllm-")
+        self.state = state or os.path.join(self.dir, "state")
+        self.socket = os.path.join(self.dir, "s")
+        self.log = os.path.join(self.dir, "log")
+        self.options = list(options)
+        if config:
+            path = os.path.join(self.dir, "qllmd.conf")
+            with open(path, "w") as f:
+                f.write(config)
+            self.options += ["--config", path]
+        self.process = None
+
+    def start(self, wait=True):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [program("qllmd"), "--socket", self.socket, "--state-dir", self.state, "--cache-dir",
+                 os.path.join(self.dir, "cache"), *self.options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+        until = time.monotonic() + 20 * SLOW
+        while wait:
+            if self.process.poll() is not None:
+                raise AssertionError(f"qllmd ended with {self.process.returncode}: {self.tail()}")
+            if self.ctl("is-ready").code == OK:
+                break
+            if time.monotonic() > until:
+                raise AssertionError(f"qllmd is not ready: {self.tail()}")
+            time.sleep(0.05)
+        return self
+
+    def tail(self):
+        with open(self.log, errors="replace") as f:
+            return f.read()[-1500:]
+
+    def argv(self, args):
+        return [program("qllmctl"), "--socket", self.socket, *map(os.fsencode, map(str_or_bytes, args))]
+
+    def ctl(self, *args, stdin=None, timeout=120, env=None):
+        p = subprocess.run(self.argv(args), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout * SLOW,
+                           env=env or environment())
+        return Result(args, p.returncode, p.stdout, p.stderr)
+
+    def json(self, *args, **more):
+        r = self.ctl("--json", *args, **more)
+        assert r.code == OK, r
+        return r.json
+
+    def popen(self, *args, **more):
+        more.setdefault("stdin", subprocess.DEVNULL)
+        more.setdefault("stdout", subprocess.PIPE)
+        more.setdefault("stderr", subprocess.PIPE)
+        return subprocess.Popen(self.argv(args), env=environment(), **more)
+
+    def alive(self):
+        assert self.process.poll() is None, f"qllmd has ended with {self.process.returncode}: {self.tail()}"
+
+    def stop(self, signo=signal.SIGTERM, timeout=45):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signo)
+            self.process.wait(timeout * SLOW)
+        return self.process.returncode if self.process else None
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        try:
+            if self.process and self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                try:
+                    self.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    self.process.wait()
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def str_or_bytes(x):
+    return x if isinstance(x, (str, bytes)) else str(x)
+
+
+_shared = None
+
+
+def shared():
+    """One daemon with smollm2 in its store, for tests that leave it as it is."""
+    global _shared
+    if _shared is None or _shared.process.poll() is not None:
+        if _shared is not None:
+            _shared.__exit__()
+        _shared = Daemon().start()
+        r = _shared.ctl("import", model_file("smollm2"), "--name", "smollm2")
+        assert r.code == OK, r
+    return _shared
+
+
+def shared_stop():
+    global _shared
+    if _shared is not None:
+        _shared.__exit__()
+        _shared = None
+
+
+def expect(result, code):
+    assert result.code == code, f"wanted exit code {code}: {result}"
+    if code not in (OK, STATE, INTERRUPTED):
+        assert result.err.startswith(b"qllmctl: ") and len(result.err) > 20, f"no sentence on stderr: {result}"
+        assert not result.out, f"an error wrote to stdout: {result}"
+    return result
+
+
+def same_keys(value, *names):
+    missing = [n for n in names if n not in value]
+    assert not missing, f"{missing} missing in {value}"
