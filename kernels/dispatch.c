@@ -74,12 +74,16 @@ void kernels_fill_scalar(struct kernels *k)
 void kernels_fill_avx2(struct kernels *k)
 {
 	avx2_fill_mm(k);
+	avx2_fill_float(k);
+	avx2_fill_dequant(k);
 	avx2_fill_elem(k);
 	avx2_fill_attn(k);
 }
 
 void kernels_fill_avx512(struct kernels *k)
 {
+	avx512_fill_mm(k);
+	avx512_fill_float(k);
 	avx512_fill_elem(k);
 	avx512_fill_attn(k);
 }

@@ -5,19 +5,21 @@ libkernels_la_LIBADD = libkernels-base.la -lm
 
 libkernels_base_la_SOURCES = \
 	kernels/blocks.h kernels/dispatch.c kernels/f16.h kernels/kernels.h kernels/levels.h kernels/qtype.c \
-	kernels/qtype.h kernels/scalar/attn.c kernels/scalar/dequant.c kernels/scalar/elem.c kernels/scalar/mm.c \
-	kernels/scalar/unpack.h kernels/scalar/vec.h kernels/tables.h kernels/tmpl-attn.h kernels/tmpl-elem.h \
-	kernels/tmpl-math.h
+	kernels/qtype.h kernels/tables.h kernels/tmpl-attn.h kernels/tmpl-elem.h kernels/tmpl-float.h \
+	kernels/tmpl-math.h \
+	kernels/scalar/attn.c kernels/scalar/dequant.c kernels/scalar/elem.c kernels/scalar/mm.c \
+	kernels/scalar/unpack.h kernels/scalar/vec.h
 libkernels_base_la_CFLAGS = $(AM_CFLAGS)
 
 if ARCH_X86_64
 noinst_LTLIBRARIES += libkernels-avx2.la libkernels-avx512.la
 libkernels_la_LIBADD += libkernels-avx2.la libkernels-avx512.la
 libkernels_avx2_la_SOURCES = \
-	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/elem.c kernels/avx2/mm.c kernels/avx2/mm-decode.h \
-	kernels/avx2/vec.h
+	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/dequant.c kernels/avx2/elem.c kernels/avx2/float.c \
+	kernels/avx2/mm.c kernels/avx2/mm-decode.h kernels/avx2/mm-panel.h kernels/avx2/vec.h
 libkernels_avx2_la_CFLAGS = $(AM_CFLAGS) -mavx2 -mfma -mf16c
-libkernels_avx512_la_SOURCES = kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/vec.h
+libkernels_avx512_la_SOURCES = \
+	kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/float.c kernels/avx512/mm.c kernels/avx512/vec.h
 libkernels_avx512_la_CFLAGS = $(AM_CFLAGS) -mavx2 -mfma -mf16c \
 	-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 endif

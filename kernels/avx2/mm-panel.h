@@ -1,0 +1,123 @@
+/* mm-panel - unpacking 16 rows into scratch, shared by the levels.
+ *
+ * The level gives `code_bytes`, the size of a code in its panel, and `panel_store_codes`, which writes 32 codes of
+ * eight rows. */
+#pragma once
+#include "kernels/avx2/codes.h"
+#include "kernels/kernels.h"
+
+enum { PANEL_ROWS = 16 };
+
+/* Scratch of a call: codes {k / 4, 16 rows, 4} (int16: {k / 2, 16 rows, 2}), a and c as [group][16 rows], and two
+ * tokens widened to int16 for signed types: at most 32 + 4 + 4 + 4 bytes an input. */
+struct panel {
+	uint8_t *codes;
+	float *a, *c;
+	int16_t *x;
+};
+
+INLINE size_t code_bytes(const enum qtype type);
+INLINE void panel_store_codes(const enum qtype type, uint8_t *out, __m256i v[8], size_t half);
+
+/* v[row] has 8 lanes of 4 bytes; afterwards v[k4] has the rows' lanes. */
+INLINE void transpose8(__m256i v[8])
+{
+	UNINIT __m256i t[8], u[8];
+
+	UNROLL for (size_t i = 0; i < 8; i += 2) {
+		t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+		t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+	}
+	UNROLL for (size_t i = 0; i < 8; i += 4)
+		UNROLL for (size_t j = 0; j < 2; j++) {
+			u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+			u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+		}
+	UNROLL for (size_t i = 0; i < 4; i++) {
+		v[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
+		v[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+	}
+}
+
+/* Factors of eight rows from those of two times four: one vector a group of 16. */
+INLINE void panel_store_factors(float *out, __m256 lo, __m256 hi)
+{
+	_mm256_storeu_ps(out, _mm256_permute2f128_ps(lo, hi, 0x20));
+	_mm256_storeu_ps(out + PANEL_ROWS, _mm256_permute2f128_ps(lo, hi, 0x31));
+}
+
+/* Unpack rows [r, r + n), n <= 16; missing rows repeat the last. */
+INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n)
+{
+	const size_t bytes = type_bytes(type), units = type_is_super(type) ? 8 : 1;
+	const size_t unit_bytes = 32 * PANEL_ROWS * code_bytes(type);
+
+	for (size_t half = 0; half < 2; half++) {
+		const uint8_t *row[8];
+
+		for (size_t i = 0; i < 8; i++) {
+			const size_t at = 8 * half + i;
+
+			row[i] = (const uint8_t *)m->w + (r + (at < n ? at : n - 1)) * m->row_bytes;
+		}
+		for (size_t unit = 0; unit < m->n_in / 32; unit += units) {
+			UNINIT struct factors f[2];
+
+			load_factors(type, &f[0], row);
+			load_factors(type, &f[1], row + 4);
+			for (size_t sub = 0; sub < units; sub++) {
+				const size_t at = unit + sub, group = 2 * at * PANEL_ROWS + 8 * half;
+				UNINIT __m256i v[8];
+
+				UNROLL for (size_t i = 0; i < 8; i++)
+					v[i] = codes32(type, row[i], sub);
+				panel_store_codes(type, p->codes + at * unit_bytes, v, half);
+				panel_store_factors(p->a + group, unit_a(type, &f[0], sub), unit_a(type, &f[1], sub));
+				if (type_has_min(type))
+					panel_store_factors(p->c + group, unit_c(type, &f[0], sub), unit_c(type, &f[1], sub));
+			}
+			UNROLL for (size_t i = 0; i < 8; i++)
+				row[i] += bytes;
+		}
+	}
+}
+
+INLINE void panel_bind(struct panel *p, const struct mm_args *m, const enum qtype type)
+{
+	p->codes = m->scratch;
+	p->a = (float *)(p->codes + PANEL_ROWS * m->n_in * code_bytes(type));
+	p->c = p->a + m->n_in;
+	p->x = (int16_t *)(p->c + m->n_in);
+}
+
+/* One entry a type: in place below four tokens, panels from there on (`decode` and the level's `panels`). */
+#define MM_ENTRY(name, id) \
+	static __attribute__((noinline)) void decode1_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 1); \
+	} \
+	static __attribute__((noinline)) void decode2_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 2); \
+	} \
+	static __attribute__((noinline)) void decode3_##name(const struct mm_args *m) \
+	{ \
+		decode(m, QTYPE_##id, 3); \
+	} \
+	static void mm_##name(const struct mm_args *m) \
+	{ \
+		if (m->n_tok == 1) \
+			decode1_##name(m); \
+		else if (m->n_tok == 2) \
+			decode2_##name(m); \
+		else if (m->n_tok == 3) \
+			decode3_##name(m); \
+		else \
+			panels(m, QTYPE_##id); \
+	}
+#define MM_ENTRIES Q16_TYPES(MM_ENTRY)
+#define MM_SET_ONE(name, id) to_->mm[QTYPE_##id] = mm_##name, to_->mm_level[QTYPE_##id] = level_;
+#define MM_SET(k, level) \
+	struct kernels *const to_ = (k); \
+	const char *const level_ = (level); \
+	Q16_TYPES(MM_SET_ONE)
