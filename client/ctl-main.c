@@ -6,6 +6,8 @@
 #include <unistd.h>
 #include "client/ctl.h"
 
+enum { ROWS_RING_BYTES = 8 << 20 };     /* a row of 262,144 floats is 1 MiB */
+
 static int connect_daemon(struct ctl *c)
 {
 	struct qllm_options o = QLLM_OPTIONS_INIT;
@@ -13,6 +15,8 @@ static int connect_daemon(struct ctl *c)
 
 	o.socket = ctl_text(c, "socket", NULL);
 	o.client = "qllmctl " PACKAGE_VERSION;
+	if (c->cmd->flags & CTL_ROWS)
+		o.ring_bytes = ROWS_RING_BYTES;
 	if (c->timeout > 0 && c->timeout < 10)
 		o.timeout_ms = (int)(c->timeout * 1e3) + 1;
 	r = qllm_new(&c->q, &o);

@@ -327,7 +327,7 @@ const struct ctl_cmd ctl_cmd_template = {
 };
 const struct ctl_cmd ctl_cmd_logits = {
 	.name = "logits", .args = "M", .help = "Logits after every token, as a NumPy file", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = logits_opts, .run = run_logits,
+	.flags = CTL_CONNECT | CTL_ROWS, .opts = logits_opts, .run = run_logits,
 	.example = "qllmctl logits m --tokens ids.json --out logits.npy",
 };
 const struct ctl_cmd ctl_cmd_eval = {

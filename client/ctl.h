@@ -29,6 +29,7 @@ struct ctl_opt {                        /* lists end with a row without name */
 };
 enum ctl_flags {
 	CTL_CONNECT = 1 << 0,           /* run() gets a connected ctl->q */
+	CTL_ROWS = 1 << 2,              /* receives rows of logits: the connection needs a larger ring */
 	CTL_LATER = 1 << 1,             /* known, not built yet: exit 2 whatever the arguments */
 };
 struct ctl;
