@@ -66,5 +66,11 @@ tests_unit_test_sampler_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_sampler_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-sampler
 
+check_PROGRAMS += tests/unit/test-tok
+tests_unit_test_tok_SOURCES = tests/unit/test-tok.c
+tests_unit_test_tok_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_tok_LDADD = libtext.la libformat.la libkernels.la libbase.la $(JANSSON_LIBS) $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-tok
+
 endif
 TESTS += $(UNIT_TESTS)
