@@ -222,7 +222,7 @@ static int prepare(struct bench *b, struct facts *f)
 		return code;
 	j = f->reply.data ? json_loadb(f->reply.data, f->reply.n_data, JSON_ALLOW_NUL, NULL) : NULL;
 	ctl_reply_deinit(&f->reply);
-	b->n_vocab = (uint32_t)json_integer_value(json_object_get(j, "n_vocab"));
+	b->n_vocab = (uint32_t)json_integer_value(json_object_get(json_object_get(j, "hyper_parameters"), "n_vocab"));
 	if (b->n_vocab == 0)
 		b->n_vocab = VOCAB_FALLBACK;
 	json_decref(j);
