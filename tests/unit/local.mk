@@ -72,5 +72,25 @@ tests_unit_test_tok_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_tok_LDADD = libtext.la libformat.la libkernels.la libbase.la $(JANSSON_LIBS) $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-tok
 
+check_PROGRAMS += tests/unit/test-proto
+tests_unit_test_proto_SOURCES = tests/unit/test-proto.c
+tests_unit_test_proto_CPPFLAGS = $(UNIT_CPPFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_proto_LDADD = libproto.la libbase.la $(UNIT_LIBS)
+$(tests_unit_test_proto_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-proto
+
+check_PROGRAMS += tests/unit/test-ring
+tests_unit_test_ring_SOURCES = tests/unit/test-ring.c
+tests_unit_test_ring_CPPFLAGS = $(UNIT_CPPFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_ring_LDADD = libproto.la libbase.la $(UNIT_LIBS)
+$(tests_unit_test_ring_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-ring
+
+check_PROGRAMS += tests/unit/test-config
+tests_unit_test_config_SOURCES = tests/unit/test-config.c daemon/config.c daemon/config-table.c
+tests_unit_test_config_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_config_LDADD = libbase.la $(INIH_LIBS) $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-config
+
 endif
 TESTS += $(UNIT_TESTS)
