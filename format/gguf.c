@@ -354,7 +354,7 @@ static int get_shape(struct parse *p, struct tensor *t)
 			return r;
 		if (t->dim[i] == 0)
 			return bad(p, "%s: dimension %" PRIu32 " is zero", p->what, i);
-		if (t->dim[i] > INT64_MAX || mul_overflows(t->n_elems, t->dim[i], &t->n_elems) || t->n_elems > INT64_MAX)
+		if (mul_overflows(t->n_elems, t->dim[i], &t->n_elems) || t->n_elems > INT64_MAX)
 			return bad(p, "%s: dimension %" PRIu32 " = %" PRIu64 " makes the tensor too large", p->what, i,
 			           t->dim[i]);
 	}

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -75,6 +76,8 @@ static void fault_by_default(void)
 		struct weightmap *w;
 		int fd = make_file(0);
 
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+		signal(SIGBUS, SIG_DFL);        /* sanitizers have a handler of their own */
 		if (weightmap_open(&w, fd, "x", NULL) < 0)
 			_exit(1);
 		if (ftruncate(fd, 0) < 0 || sum(weightmap_data(w), page) != 0 || !weightmap_poisoned(w))
@@ -110,6 +113,8 @@ static void test_maps_and_counts_references(void **state)
 {
 	int64_t blocks = mem_live_blocks();
 	struct weightmap *w;
+	unsigned char in_core;
+	void *base;
 	int fd = make_file(100);
 
 	(void)state;
@@ -121,7 +126,10 @@ static void test_maps_and_counts_references(void **state)
 	assert_null(weightmap_unref(w));
 	assert_int_equal(weightmap_data(w)[0], 1);
 	assert_false(weightmap_poisoned(w));
+	base = (void *)(uintptr_t)weightmap_data(w);
+	assert_int_equal(mincore(base, page, &in_core), 0);
 	assert_null(weightmap_unref(w));
+	assert_int_equal(mincore(base, page, &in_core), -1);   /* ENOMEM: nothing is mapped there */
 	assert_null(weightmap_unref(NULL));
 	assert_int_equal(mem_live_blocks(), blocks);
 }
