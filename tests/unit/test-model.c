@@ -422,6 +422,7 @@ static void test_refuses_bad_vocabularies(void **state)
 static void test_templates(void **state)
 {
 	struct ggufgen *g = tiny("llama");
+	int64_t blocks = mem_live_blocks();
 	struct model *m;
 
 	(void)state;
@@ -431,6 +432,7 @@ static void test_templates(void **state)
 	assert_non_null(m->jinja_error);
 	assert_true(strlen(m->jinja_error) > 0);
 	model_unref(m);
+	assert_int_equal(mem_live_blocks(), blocks);
 	ggufgen_drop(g = tiny("llama"), "tokenizer.chat_template");
 	m = accept(g);
 	assert_null(m->jinja);
