@@ -8,6 +8,7 @@
  * 3. A request accepted by engine_submit gets exactly one sink.done. */
 #include "engine/engine.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include "base/mem.h"
 #include "base/num.h"
@@ -149,8 +150,10 @@ static void on_forget(struct engine *e, struct forget *f)
 {
 	struct lane *l = lane_find(e, f->model);
 
-	if (l)
-		l->forget = true;
+	if (l && l->n_requests == 0)
+		lane_drop(e, l);
+	else if (l)
+		l->forget = true;       /* dropped by drain after its last request */
 	model_unref(f->model);
 	mem_free(f);
 }
@@ -252,6 +255,23 @@ static int config_check(struct engine_config *c, struct err *err)
 	return 0;
 }
 
+/* Signals go to the caller's threads, but for those that an access to the weights raises (see the weight map). */
+static int start_thread(struct engine *e)
+{
+	sigset_t most, old;
+	int r;
+
+	sigfillset(&most);
+	sigdelset(&most, SIGBUS);
+	sigdelset(&most, SIGSEGV);
+	sigdelset(&most, SIGFPE);
+	sigdelset(&most, SIGILL);
+	pthread_sigmask(SIG_SETMASK, &most, &old);
+	r = pthread_create(&e->thread, NULL, engine_main, e);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -r;
+}
+
 int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k, struct err *err)
 {
 	struct engine *e = mem_alloc(sizeof(*e));
@@ -281,7 +301,7 @@ int engine_new(struct engine **ret, const struct engine_config *c, const struct 
 	if (r == 0)
 		r = pool_new(&e->pool, e->c.threads);
 	if (r == 0)
-		r = -pthread_create(&e->thread, NULL, engine_main, e);
+		r = start_thread(e);
 	if (r < 0) {
 		err_set(err, r, "the engine with %u threads could not be started", e->c.threads);
 		goto fail;

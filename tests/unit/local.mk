@@ -60,6 +60,7 @@ tests_unit_test_ctl_SOURCES = tests/unit/test-ctl.c
 tests_unit_test_ctl_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_ctl_LDADD = libctl.la $(UNIT_LIBS) $(JANSSON_LIBS)
 UNIT_TESTS += tests/unit/test-ctl
+
 check_PROGRAMS += tests/unit/test-sampler
 tests_unit_test_sampler_SOURCES = tests/unit/test-sampler.c
 tests_unit_test_sampler_CPPFLAGS = $(UNIT_CPPFLAGS)
