@@ -25,7 +25,7 @@ enum {
 	KEY_MAX = 64 << 10,
 	KV_MAX = 1 << 16,
 	TENSORS_MAX = 1 << 17,          /* the largest published models, one tensor an expert, stay below half of it */
-	META_MAX = 512 << 20,
+	META_MAX = 128 << 20,           /* the largest published vocabularies take 25 MiB */
 	KV_MIN = 8 + 1 + 4 + 1,         /* length, key, kind, value */
 	TENSOR_MIN = 8 + 1 + 4 + 8 + 4 + 8,     /* length, name, n_dims, dim, type, offset */
 	HEADER = 24,

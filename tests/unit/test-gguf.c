@@ -643,6 +643,36 @@ static void test_values_wider_than_the_window(void **state)
 	free(big);
 }
 
+/* A hole costs its maker nothing; reading it into memory would cost us. */
+static void test_copied_metadata_is_bounded(void **state)
+{
+	static const struct { uint32_t kind; uint64_t n; } arrays[] = {
+		{ GGUF_U8, (128 << 20) + 1 }, { GGUF_F64, 1 << 27 }, { GGUF_STR, (8 << 20) + 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(arrays); i++) {
+		struct ggufgen *gen = ggufgen_new(1);
+		struct err err = { 0 };
+		struct gguf *g = NULL;
+		long peak = peak_kib();
+		uint8_t payload[12];
+		int fd;
+
+		memcpy(payload, &arrays[i].kind, 4);
+		memcpy(payload + 4, &arrays[i].n, 8);
+		ggufgen_raw(gen, "hole", 4, GGUF_ARR, payload, sizeof(payload));
+		fd = ggufgen_memfd(gen);
+		ggufgen_free(gen);
+		assert_int_equal(ftruncate(fd, 4ll << 30), 0);
+		assert_int_equal(gguf_open(&g, fd, "x", &err), -EBADMSG);
+		assert_non_null(strstr(err.text, "key 'hole': the metadata takes more than 128 MiB"));
+		if (SLOW == 1)
+			assert_true(peak_kib() - peak < 16 << 10);
+		close(fd);
+	}
+}
+
 static uint64_t bytes_read(void)
 {
 	uint64_t n = 0;
@@ -811,6 +841,7 @@ int main(void)
 		cmocka_unit_test(test_oddities_are_noticed),
 		cmocka_unit_test(test_large_headers),
 		cmocka_unit_test(test_values_wider_than_the_window),
+		cmocka_unit_test(test_copied_metadata_is_bounded),
 		cmocka_unit_test(test_weights_are_not_read),
 		cmocka_unit_test(test_descriptors_that_are_no_files),
 		cmocka_unit_test(test_every_allocation_may_fail),
