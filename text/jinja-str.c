@@ -1,0 +1,265 @@
+/* jinja-str - strings. Parts (strip, split) borrow; only what changes bytes makes new ones. Work is charged by the
+ * length of the operand, so repeated passes over a long message count. */
+#include <errno.h>
+#include <math.h>
+#include <utf8proc.h>
+#include "base/vec.h"
+#include "text/jinja-str.h"
+
+static int finish(struct jeval *ev, int r, struct sbuf *s, struct jv *ret)
+{
+	if (r == 0)
+		r = jv_from_sbuf(ev, ret, s);
+	sbuf_deinit(s);
+	return r == -ENOSPC ? jv_no_memory(ev) : r;
+}
+
+static bool cased(uint32_t cp)
+{
+	utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+
+	return c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LT;
+}
+
+int jstr_case(struct jeval *ev, struct bytes s, enum jstr_case how, struct jv *ret)
+{
+	struct sbuf out = { .max = JINJA_HEAP_MAX };
+	bool start = true;
+	int r = jv_charge(ev, s.n / 64);
+
+	for (size_t i = 0; r == 0 && i < s.n;) {
+		char text[4];
+		uint32_t cp = 0;
+		unsigned len = utf8_decode(s.p + i, s.n - i, &cp);
+		bool up = how == JSTR_UPPER || (start && how != JSTR_LOWER);
+
+		if (len == 0) {
+			r = sbuf_append(&out, s.p + i++, 1);
+			continue;
+		}
+		i += len;
+		start = how == JSTR_TITLE && !cased(cp);
+		cp = (uint32_t)(up ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_tolower((utf8proc_int32_t)cp));
+		r = sbuf_append(&out, text, utf8_encode(cp, text));
+	}
+	return finish(ev, r, &out, ret);
+}
+
+bool jstr_is_case(struct bytes s, enum jstr_case how)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < s.n;) {
+		uint32_t cp = 0;
+		unsigned len = utf8_decode(s.p + i, s.n - i, &cp);
+		utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+
+		i += len ? len : 1;
+		if (c == (how == JSTR_UPPER ? UTF8PROC_CATEGORY_LL : UTF8PROC_CATEGORY_LU) || c == UTF8PROC_CATEGORY_LT)
+			return false;
+		any |= c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LU;
+	}
+	return any;
+}
+
+/* Python's str.isspace. */
+static bool is_space(uint32_t cp)
+{
+	utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+
+	return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x1f) || cp == 0x85 || c == UTF8PROC_CATEGORY_ZS ||
+		c == UTF8PROC_CATEGORY_ZL || c == UTF8PROC_CATEGORY_ZP;
+}
+
+static bool strippable(const struct bytes *chars, const char *p, unsigned len)
+{
+	uint32_t cp = 0;
+
+	if (!chars)
+		return utf8_decode(p, len, &cp) && is_space(cp);
+	for (size_t i = 0; i + len <= chars->n; i++)
+		if (memcmp(chars->p + i, p, len) == 0)
+			return true;
+	return false;
+}
+
+/* Bytes of the code point that ends at p[n]. */
+static unsigned last_length(const char *p, size_t n)
+{
+	unsigned len = 1;
+
+	while (len < n && len < 4 && ((uint8_t)p[n - len] & 0xc0) == 0x80)
+		len++;
+	return len;
+}
+
+struct bytes jstr_strip(struct bytes s, const struct bytes *chars, unsigned sides)
+{
+	while ((sides & JSTR_LEFT) && s.n) {
+		uint32_t cp;
+		unsigned len = utf8_decode(s.p, s.n, &cp);
+
+		if (len == 0 || !strippable(chars, s.p, len))
+			break;
+		s.p += len;
+		s.n -= len;
+	}
+	while ((sides & JSTR_RIGHT) && s.n) {
+		unsigned len = last_length(s.p, s.n);
+
+		if (!strippable(chars, s.p + s.n - len, len))
+			break;
+		s.n -= len;
+	}
+	return s;
+}
+
+int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max, struct jv *ret)
+{
+	struct sbuf out = { .max = JINJA_HEAP_MAX };
+	size_t at = 0;
+	int r = jv_charge(ev, s.n / 64);
+
+	if (old.n == 0)
+		return r < 0 ? r : jv_fail(ev, "replace of an empty string is not supported");
+	while (r == 0 && at < s.n && max != 0) {
+		const char *hit = memmem(s.p + at, s.n - at, old.p, old.n);
+
+		if (!hit)
+			break;
+		r = sbuf_append(&out, s.p + at, (size_t)(hit - s.p) - at);
+		if (r == 0)
+			r = sbuf_append(&out, new.p, new.n);
+		at = (size_t)(hit - s.p) + old.n;
+		max--;
+	}
+	if (r == 0 && at == 0) {                /* nothing replaced */
+		*ret = jv_str(s);
+		return 0;
+	}
+	if (r == 0)
+		r = sbuf_append(&out, s.p + at, s.n - at);
+	return finish(ev, r, &out, ret);
+}
+
+int jstr_indent(struct jeval *ev, struct bytes s, struct bytes fill, bool first, bool blank, struct jv *ret)
+{
+	struct sbuf out = { .max = JINJA_HEAP_MAX };
+	int r = jv_charge(ev, s.n / 64);
+
+	for (size_t at = 0, line = 0; r == 0 && (at < s.n || line == 0); line++) {
+		const char *end = at < s.n ? memchr(s.p + at, '\n', s.n - at) : NULL;
+		size_t n = end ? (size_t)(end - s.p) + 1 - at : s.n - at;
+
+		if ((line ? blank || (n > 1 || (n == 1 && !end)) : first))
+			r = sbuf_append(&out, fill.p, fill.n);
+		if (r == 0)
+			r = sbuf_append(&out, s.p + at, n);
+		at += n;
+		if (n == 0)
+			break;
+	}
+	return finish(ev, r, &out, ret);
+}
+
+int jstr_escape_html(struct jeval *ev, struct bytes s, struct jv *ret)
+{
+	static const char from[] = "&<>'\"";
+	static const char *const to[] = { "&amp;", "&lt;", "&gt;", "&#39;", "&#34;" };
+	struct sbuf out = { .max = JINJA_HEAP_MAX };
+	int r = jv_charge(ev, s.n / 64);
+
+	for (size_t i = 0; r == 0 && i < s.n; i++) {
+		const char *at = s.p[i] ? strchr(from, s.p[i]) : NULL;
+
+		r = at ? sbuf_append(&out, to[at - from], strlen(to[at - from])) : sbuf_append(&out, s.p + i, 1);
+	}
+	return finish(ev, r, &out, ret);
+}
+
+typedef VEC(struct bytes) parts_t;
+
+static int split_space(struct bytes s, int64_t max, parts_t *parts)
+{
+	s = jstr_strip(s, NULL, JSTR_LEFT);
+	while (s.n) {
+		size_t n = 0;
+		uint32_t cp;
+
+		if (max == 0)
+			return vec_push(parts, jstr_strip(s, NULL, JSTR_RIGHT));
+		while (n < s.n) {
+			unsigned len = utf8_decode(s.p + n, s.n - n, &cp);
+
+			if (len && is_space(cp))
+				break;
+			n += len ? len : 1;
+		}
+		if (vec_push(parts, ((struct bytes){ s.p, n })) < 0)
+			return -ENOMEM;
+		s = jstr_strip((struct bytes){ s.p + n, s.n - n }, NULL, JSTR_LEFT);
+		max--;
+	}
+	return 0;
+}
+
+/* Last occurrence that ends at or before s.n; NULL when there is none. */
+static const char *find_last(struct bytes s, struct bytes what)
+{
+	for (size_t at = s.n; at >= what.n; at--)
+		if (memcmp(s.p + at - what.n, what.p, what.n) == 0)
+			return s.p + at - what.n;
+	return NULL;
+}
+
+static int split_at(struct bytes s, struct bytes sep, int64_t max, bool from_right, parts_t *parts)
+{
+	for (; max != 0; max--) {
+		const char *hit = s.n < sep.n ? NULL : from_right ? find_last(s, sep) : memmem(s.p, s.n, sep.p, sep.n);
+		size_t before;
+
+		if (!hit)
+			break;
+		before = (size_t)(hit - s.p);
+		if (vec_push(parts, from_right ? ((struct bytes){ hit + sep.n, s.n - before - sep.n }) :
+			((struct bytes){ s.p, before })) < 0)
+			return -ENOMEM;
+		s = from_right ? (struct bytes){ s.p, before } :
+			(struct bytes){ hit + sep.n, s.n - before - sep.n };
+	}
+	return vec_push(parts, s);
+}
+
+int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max, bool from_right, struct jv *ret)
+{
+	parts_t parts = { 0 };
+	struct jlist *list = NULL;
+	int r;
+
+	if (sep && sep->n == 0)
+		return jv_fail(ev, "split wants a separator that is not empty");
+	r = jv_charge(ev, s.n / 64);
+	if (r == 0)
+		r = sep ? split_at(s, *sep, max, from_right, &parts) : split_space(s, max, &parts);
+	if (r == 0)
+		r = jv_charge(ev, parts.n);
+	if (r == 0 && !(list = jv_list_new(ev, parts.n)))
+		r = jv_no_memory(ev);
+	for (size_t i = 0; r == 0 && i < parts.n; i++)
+		list->v[i] = jv_str(parts.data[sep && from_right ? parts.n - 1 - i : i]);
+	vec_deinit(&parts);
+	return r < 0 ? r : jv_list_seal(ev, list, ret);
+}
+
+bool jstr_number(struct bytes s, char *text, size_t size, double *ret)
+{
+	char *end;
+
+	s = jstr_strip(s, NULL, JSTR_LEFT | JSTR_RIGHT);
+	if (s.n == 0 || s.n >= size)
+		return false;
+	memcpy(text, s.p, s.n);
+	text[s.n] = 0;
+	*ret = strtod(text, &end);
+	return *end == 0 && !strpbrk(text, "xXpP") && isfinite(*ret);
+}
