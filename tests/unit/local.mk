@@ -93,5 +93,11 @@ tests_unit_test_config_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_config_LDADD = libbase.la $(INIH_LIBS) $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-config
 
+check_PROGRAMS += tests/unit/test-model
+tests_unit_test_model_SOURCES = tests/unit/test-model.c
+tests_unit_test_model_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_model_LDADD = libggufgen.la libmodel.la libtext.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-model
+
 endif
 TESTS += $(UNIT_TESTS)
