@@ -168,9 +168,15 @@ def shared_stop():
         _shared = None
 
 
+# Bad content - ids, messages, a text too short - is failed or wrong usage, as whoever finds it sees it.
+BAD = (FAILED, USAGE)
+
+
 def expect(result, code):
-    assert result.code == code, f"wanted exit code {code}: {result}"
-    if code not in (OK, STATE, INTERRUPTED):
+    """The exit code, or one of several; a failure is one sentence on stderr and nothing on stdout."""
+    codes = code if isinstance(code, tuple) else (code,)
+    assert result.code in codes, f"wanted exit code {code}: {result}"
+    if result.code not in (OK, STATE, INTERRUPTED):
         assert result.err.startswith(b"qllmctl: ") and len(result.err) > 20, f"no sentence on stderr: {result}"
         assert not result.out, f"an error wrote to stdout: {result}"
     return result

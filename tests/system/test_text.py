@@ -8,12 +8,16 @@ import subprocess
 import tempfile
 import time
 
-from harness import (BUILD, FAILED, INTERRUPTED, MODE, OK, SLOW, TIMEOUT, USAGE, Skip, environment, expect, program, same_keys,
-                     shared)
+from harness import (BAD, BUILD, FAILED, INTERRUPTED, MODE, MODELS, OK, SLOW, TIMEOUT, USAGE, Skip, environment, expect,
+                     program, same_keys, shared)
 
 PARIS = "What is the capital of France?"
 TRICKY = [b"", b"a", b"Hello, world!", bytes(range(256)), b"\xff\xfe\x00\x01", "grün 日本語 🏳️‍🌈".encode(), b"\xe2\x82", b"\n\n \t  x",
           b"<|im_start|>user\nhi<|im_end|>", b" leading", b"trailing  "]
+
+
+# SmolLM2's vocabulary has no token for these bytes, so no tokenizer can keep them.
+NO_TOKEN = bytes([0x04, 0x06, 0x13, 0x14, 0x16, 0x1d, 0xc0, 0xc1, 0xf1, 0xf2, *range(0xf5, 0x100)])
 
 
 def read_npy(path):
@@ -34,7 +38,7 @@ def argmax(data, row, cols):
 
 
 def test_run_paris():
-    r = shared().ctl("run", "smollm2", PARIS, "--temp", "0")
+    r = shared().ctl("run", "smollm2", PARIS, "--temp", "0", "-n", "60")
     assert r.code == OK and b"Paris" in r.out and not r.err, r
 
 
@@ -104,7 +108,7 @@ def test_greedy_is_what_logits_imply():
             assert read_npy(t + "/p.npy")[0] == rows
         assert sorted(os.listdir(t)) == ["ids", "o.npy", "p.npy"], "something partial was left behind"
         for bad in ("[999999999]", "[-1]", "[]", "{", "[1,"):
-            r = expect(d.ctl("logits", "smollm2", "--tokens", "-", "--out", t + "/q.npy", stdin=bad.encode()), FAILED)
+            r = expect(d.ctl("logits", "smollm2", "--tokens", "-", "--out", t + "/q.npy", stdin=bad.encode()), BAD)
             assert not os.path.exists(t + "/q.npy"), r
 
 
@@ -113,6 +117,7 @@ def test_tokens_round_trip():
     d = shared()
     big = bytes(range(256)) * 400 + "wörter und 日本 ".encode() * 5000
     for text in [*TRICKY, big]:
+        text = text.translate(None, NO_TOKEN)
         for more in ([], ["--no-special"]):
             ids = d.json("tokenize", "smollm2", "-", "--no-bos", *more, stdin=text)["tokens"]
             back = d.ctl("detokenize", "smollm2", "-", stdin=json.dumps(ids).encode())
@@ -142,7 +147,7 @@ def test_template():
         assert d.ctl("template", "smollm2", "--messages", t + "/m").text == prompt
         for bad in ("{", "{}", "[1]", '[{"content":"x"}]'):
             r = d.ctl("template", "smollm2", "--messages", "-", stdin=bad.encode())
-            assert r.code == FAILED and r.err, (bad, r)
+            expect(r, BAD)
 
 
 def test_context_overflow():
@@ -195,7 +200,7 @@ def test_eval():
         r = d.json("eval", "smollm2", "--text", t + "/text", "--ctx", "128", "--chunks", "2", "--ref", "smollm2")
         same_keys(r, "kld_mean", "kld_p99", "kld_max", "top1")
         assert abs(r["kld_mean"]) < 1e-6 and r["top1"] == 1, r
-        expect(d.ctl("eval", "smollm2", "--text", "-", stdin=b"too short"), FAILED)
+        expect(d.ctl("eval", "smollm2", "--text", "-", stdin=b"too short"), BAD)
 
 
 def test_bench():
@@ -213,14 +218,15 @@ def test_bench():
 
 
 def test_gemma_has_no_template():
-    path = os.path.join(os.environ.get("QLLM_MODELS", ""), "gemma3.gguf")
+    """A base model says so and goes on; its vocabulary has every byte."""
+    path = os.path.join(MODELS, "gemma3.gguf")
     if MODE == "quick" or not os.path.exists(path):
         raise Skip("gemma3 is not here")
     d = shared()
     expect(d.ctl("import", path, "--name", "gemma"), OK)
     try:
         r = d.ctl("run", "gemma", "The capital of France is", "--temp", "0", "-n", "8")
-        assert r.code == OK and b"Paris" in r.out and b"template" in r.err, r
+        assert r.code == OK and r.out and b"template" in r.err, r
         quiet = d.ctl("-q", "run", "gemma", "The capital of France is", "--temp", "0", "-n", "8")
         assert quiet.out == r.out and not quiet.err, quiet
         for text in TRICKY:
