@@ -8,8 +8,14 @@
 #include "base/num.h"
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 
-enum { ARENA_CHUNK = 64 << 10, ARENA_ALIGN = 16 };
+enum {
+	ARENA_CHUNK = 64 << 10,
+	ARENA_ALIGN = 16,
+	ZERO_PAGE = 64 << 10,           /* a multiple of every page size we meet */
+	ZERO_LARGE = 1 << 20,
+};
 
 static atomic_int_least64_t live_blocks;
 static atomic_bool fault_armed, fault_sticky, fault_hit;
@@ -69,13 +75,29 @@ void *mem_reallocn(void *p, size_t n, size_t size)
 	return mem_realloc(p, total);
 }
 
+/* Zero a fresh block. The whole pages of a large one are given back to the kernel, which reads as zeros: buffers sized
+ * for the worst case then take memory only as far as they are used. */
+static void zero(void *p, size_t size)
+{
+	char *start = p, *end = start + size;
+	char *first = (char *)(((uintptr_t)start + ZERO_PAGE - 1) & ~(uintptr_t)(ZERO_PAGE - 1));
+	char *last = (char *)((uintptr_t)end & ~(uintptr_t)(ZERO_PAGE - 1));
+
+	if (size < ZERO_LARGE || madvise(first, (size_t)(last - first), MADV_DONTNEED) < 0) {
+		memset(p, 0, size);
+		return;
+	}
+	memset(start, 0, (size_t)(first - start));
+	memset(last, 0, (size_t)(end - last));
+}
+
 void *mem_aligned(size_t align, size_t size)
 {
 	void *p = NULL;
 
 	if (fault_now() || posix_memalign(&p, align, size ? size : 1) != 0)
 		return NULL;
-	memset(p, 0, size);
+	zero(p, size);
 	return count(p);
 }
 
