@@ -10,3 +10,10 @@ libdaemon_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_VERSION='"$(PACKAGE_VERSION)"'
 libdaemon_la_CFLAGS = $(AM_CFLAGS) $(SYSTEMD_CFLAGS) $(PROTOBUFC_CFLAGS) $(JANSSON_CFLAGS) $(INIH_CFLAGS)
 libdaemon_la_LIBADD = $(SYSTEMD_LIBS) $(JANSSON_LIBS) $(INIH_LIBS)
 $(libdaemon_la_OBJECTS): | proto/qllm.pb-c.h
+
+sbin_PROGRAMS += qllmd
+qllmd_SOURCES = daemon/main.c
+qllmd_CPPFLAGS = $(libdaemon_la_CPPFLAGS)
+qllmd_CFLAGS = $(libdaemon_la_CFLAGS)
+qllmd_LDADD = libdaemon.la libengine.la libmodel.la libtext.la libformat.la libkernels.la libproto.la libbase.la -lm
+$(qllmd_OBJECTS): | proto/qllm.pb-c.h

@@ -162,6 +162,11 @@ void req_show(struct call *c)
 {
 	struct text *t;
 
+	if ((unsigned)c->in.frame->show->what > QLLM__SHOW_WHAT__SHOW_TEMPLATE) {
+		call_fail_class(c, EXIT_USAGE, -EINVAL, "show %d: unknown, the daemon may be older than the client",
+		                (int)c->in.frame->show->what);
+		return;
+	}
 	if (!call_with_entry(c, c->in.frame->show->model, 0))
 		return;
 	t = mem_alloc(sizeof(*t));

@@ -165,18 +165,17 @@ bool ring_writer_publish(struct ring_writer *w)
 
 bool ring_writer_want(struct ring_writer *w, uint64_t n)
 {
-	int64_t room;
+	int64_t room = ring_writer_free_bytes(w);
 	uint64_t target;
 
 	n = MIN(n, w->size);
+	if (room < 0 || (uint64_t)room >= n)
+		return true;            /* the flag stays: another sequence may sleep by it */
 	target = w->write - w->size + MAX(n, w->size / 2);      /* read index at which that much is free */
 	atomic_store_explicit(&w->head->want, target, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
 	room = ring_writer_free_bytes(w);
-	if (room >= 0 && (uint64_t)room < n)
-		return false;
-	atomic_store_explicit(&w->head->want, 0, memory_order_relaxed);
-	return true;
+	return room < 0 || (uint64_t)room >= n;
 }
 
 int ring_reader_new(struct ring_reader **ret, int out_fd, int in_fd, uint64_t size, struct err *err)

@@ -76,7 +76,8 @@ int ring_writer_put(struct ring_writer *w, uint32_t type, uint64_t id, const str
 /* Show what was put; true: the client sleeps, send it a Wake. */
 bool ring_writer_publish(struct ring_writer *w);
 /* Sleep for n free bytes (n <= size): true when they are there already, false: the client will send Wake when at least n
- * bytes (and half of the ring) are free. -EPROTO is reported as true: the next put tells. */
+ * bytes (and half of the ring) are free. Several sequences may sleep by the one flag: after a Wake ask for each of them
+ * again. -EPROTO is reported as true: the next put tells. */
 bool ring_writer_want(struct ring_writer *w, uint64_t n);
 
 /* --- the client's end --- */

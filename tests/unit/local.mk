@@ -99,5 +99,13 @@ tests_unit_test_model_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_model_LDADD = libggufgen.la libmodel.la libtext.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-model
 
+check_PROGRAMS += tests/unit/test-hostile
+tests_unit_test_hostile_SOURCES = tests/unit/test-hostile.c
+tests_unit_test_hostile_CPPFLAGS = $(UNIT_CPPFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_hostile_LDADD = libggufgen.la libproto.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
+EXTRA_tests_unit_test_hostile_DEPENDENCIES = qllmd
+$(tests_unit_test_hostile_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-hostile
+
 endif
 TESTS += $(UNIT_TESTS)

@@ -174,6 +174,28 @@ static void test_reader_refuses(void **state)
 	pair_close(&p);
 }
 
+/* Two sequences share the ring: that one finds room must not take the other's wake-up away. */
+static void test_two_sleepers(void **state)
+{
+	uint8_t big[SIZE / 2] = { 0 };
+	struct ring_record rec;
+	const void *payload;
+	struct pair p;
+
+	(void)state;
+	pair_open(&p, SIZE);
+	assert_int_equal(put(p.w, 1, big, sizeof(big)), 0);
+	ring_writer_publish(p.w);
+	assert_true(ring_writer_want(p.w, 1000));
+	assert_false(ring_writer_want(p.w, SIZE / 2));
+	assert_true(ring_writer_want(p.w, 1000));
+	assert_int_equal(ring_reader_next(p.r, &rec, &payload), 1);
+	assert_true(ring_reader_release(p.r));
+	assert_false(ring_reader_release(p.r));
+	assert_true(ring_writer_want(p.w, SIZE / 2));
+	pair_close(&p);
+}
+
 /* --- two threads --------------------------------------------------------------------------------------------------- */
 
 struct race {
@@ -295,6 +317,7 @@ int main(void)
 		cmocka_unit_test(test_nonsense_is_final),
 		cmocka_unit_test(test_seals),
 		cmocka_unit_test(test_reader_refuses),
+		cmocka_unit_test(test_two_sleepers),
 		cmocka_unit_test(test_no_wake_is_lost),
 	};
 

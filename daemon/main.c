@@ -1,0 +1,456 @@
+/* qllmd - options, start, signals, draining, end.
+ *
+ * Order of life: configuration, kernels, engine, store and catalogue, threads, socket, READY. Order of death: stop accepting,
+ * let requests end (SIGTERM, drain_seconds), cancel what is left, close connections, engine, threads, catalogue. Signals are
+ * blocked before the first thread starts and come through the loop. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/str.h"
+#include "daemon/call.h"
+#include "daemon/conn.h"
+#include "daemon/journal.h"
+#include "daemon/listen.h"
+#include "daemon/models.h"
+
+enum { TICK_US = 1000000, INTAKE_THREADS = 4, SLOW_THREADS = 2, STOP_WAIT_S = 3 };
+
+struct override {                       /* from the command line, on top of the files */
+	const char *name, *value;
+};
+struct options {
+	const char *config;
+	struct override set[8];
+	unsigned n_set;
+};
+
+static struct daemon *the_daemon;       /* for daemon_close_foreign, which frame.c calls without context */
+
+uint64_t daemon_now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* --- foreign descriptors ----------------------------------------------------------------------------------------- */
+
+struct closing {
+	struct work work;
+	int fd;
+};
+
+static void closing_run(struct work *w)
+{
+	struct closing *c = container_of(w, struct closing, work);
+
+	close(c->fd);
+	mem_free(c);
+}
+
+void daemon_close_foreign(int fd)
+{
+	struct closing *c = the_daemon ? mem_alloc(sizeof(*c)) : NULL;
+
+	if (!c) {
+		close(fd);
+		return;
+	}
+	c->fd = fd;
+	c->work.run = closing_run;
+	workers_push(the_daemon->intake, &c->work);
+}
+
+/* --- housekeeping ------------------------------------------------------------------------------------------------ */
+
+/* A client that lets its output lie keeps KV pages from others: end its requests. */
+static void cancel_stalled(struct daemon *d, uint64_t now)
+{
+	list_for(&d->conns, it) {
+		struct conn *conn = container_of(it, struct conn, link);
+		uint64_t since = conn->stream ? atomic_load(&conn->stream->parked_us) : 0;
+
+		if (since == 0 || now < since || now - since < d->config->stall_seconds * 1000000)
+			continue;
+		log_msg(LOG_L_NOTICE, "client %llu reads no output for %llu s: its requests are cancelled",
+		        (unsigned long long)conn->number, (unsigned long long)d->config->stall_seconds);
+		atomic_store(&conn->stream->parked_us, 0);
+		list_for_safe(&conn->calls, jt) {
+			struct call *c = container_of(jt, struct call, link);
+
+			if (c->row && c->stream && c->request)
+				call_cancel(c);
+		}
+	}
+}
+
+static int on_tick(sd_event_source *source, uint64_t usec, void *user)
+{
+	struct daemon *d = user;
+	uint64_t now = daemon_now_us();
+
+	(void)usec;
+	cancel_stalled(d, now);
+	if (models_tick(d->models, now) == 0 && d->n_calls == 0)
+		return 0;       /* ONESHOT: off until daemon_watch */
+	sd_event_source_set_time_relative(source, TICK_US);
+	sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+	return 0;
+}
+
+void daemon_watch(struct daemon *d)
+{
+	int on = SD_EVENT_ON;
+
+	if (!d->tick || (sd_event_source_get_enabled(d->tick, &on) >= 0 && on != SD_EVENT_OFF))
+		return;
+	sd_event_source_set_time_relative(d->tick, TICK_US);
+	sd_event_source_set_enabled(d->tick, SD_EVENT_ONESHOT);
+}
+
+void daemon_check_drained(struct daemon *d)
+{
+	if (d->draining && !d->stopping && d->n_calls == 0) {
+		d->stopping = true;
+		sd_event_exit(d->event, 0);
+	}
+}
+
+/* --- signals ------------------------------------------------------------------------------------------------------- */
+
+static int on_deadline(sd_event_source *source, uint64_t usec, void *user)
+{
+	struct daemon *d = user;
+
+	(void)source;
+	(void)usec;
+	log_msg(LOG_L_NOTICE, "%u requests did not end in time and are cancelled", d->n_calls);
+	d->stopping = true;
+	return sd_event_exit(d->event, 0);
+}
+
+static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *si, void *user)
+{
+	struct daemon *d = user;
+
+	(void)source;
+	(void)si;
+	if (d->draining) {
+		log_msg(LOG_L_NOTICE, "second signal: stopping now");
+		d->stopping = true;
+		return sd_event_exit(d->event, 0);
+	}
+	d->draining = true;
+	d->listener = listener_free(d->listener);
+	sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %u requests", d->n_calls);
+	log_msg(LOG_L_INFO, "draining %u requests for at most %llu s", d->n_calls,
+	        (unsigned long long)d->config->drain_seconds);
+	if (sd_event_add_time_relative(d->event, &d->deadline, CLOCK_MONOTONIC, d->config->drain_seconds * 1000000, 0,
+	                               on_deadline, d) < 0)
+		return sd_event_exit(d->event, 0);
+	daemon_check_drained(d);
+	return 0;
+}
+
+static const struct options *the_options;
+
+static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *user)
+{
+	_cleanup_(config_freep) struct config *fresh = NULL;
+	const struct options *o = the_options;
+	struct daemon *d = user;
+	struct err err = { 0 };
+	int r;
+
+	(void)source;
+	(void)si;
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)daemon_now_us());
+	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf", o->config != NULL, &err);
+	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
+		r = config_set(fresh, o->set[i].name, o->set[i].value, &err);
+	if (r == 0)
+		r = journal_level(fresh->log_level, &err);
+	if (r == 0)
+		r = config_apply_reload(d->config, fresh);
+	if (r < 0)
+		log_msg(LOG_L_ERR, "configuration not reloaded, the old one stays: %s", err.text[0] ? err.text : strerror(-r));
+	else
+		log_msg(LOG_L_INFO, "configuration reloaded");
+	sd_notify(0, "READY=1");
+	return 0;
+}
+
+/* --- start --------------------------------------------------------------------------------------------------------- */
+
+static const char usage[] =
+	"qllmd [OPTION...]: serve quantized language models to local programs.\n"
+	"\n"
+	"  --config FILE     settings (default " SYSCONFDIR "/qllmd/qllmd.conf, then FILE.d/*.conf)\n"
+	"  --socket PATH     where to listen (default: /run/qllmd/qllmd.sock, or below $XDG_RUNTIME_DIR)\n"
+	"  --state-dir DIR   where models are kept\n"
+	"  --cache-dir DIR   what may be deleted at any time\n"
+	"  --threads N       compute threads (default: as many as affinity, cgroup and cores give)\n"
+	"  --log-level L     error, warning, notice, info or debug\n"
+	"  --version         print the version and exit\n"
+	"  --help            this text\n"
+	"\n"
+	"SIGHUP reloads the settings, SIGTERM drains and stops, a second SIGTERM stops now.\n";
+
+/* 0 = go on, 1 = done, negative = usage. */
+static int parse_options(struct options *o, int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "config", required_argument, NULL, 'c' }, { "socket", required_argument, NULL, 's' },
+		{ "state-dir", required_argument, NULL, 'd' }, { "cache-dir", required_argument, NULL, 'C' },
+		{ "threads", required_argument, NULL, 't' }, { "log-level", required_argument, NULL, 'l' },
+		{ "version", no_argument, NULL, 'V' }, { "help", no_argument, NULL, 'h' }, { NULL },
+	};
+	static const struct {
+		int opt;
+		const char *key;
+	} keys[] = { { 's', "socket" }, { 'd', "state_dir" }, { 'C', "cache_dir" }, { 't', "threads" }, { 'l', "log_level" } };
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "", longs, NULL)) >= 0) {
+		if (opt == 'V') {
+			printf("qllmd %s\n", QLLM_VERSION);
+			return 1;
+		}
+		if (opt == 'h') {
+			fputs(usage, stdout);
+			return 1;
+		}
+		if (opt == '?')
+			return -EINVAL;
+		if (opt == 'c')
+			o->config = optarg;
+		for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+			if (keys[i].opt != opt)
+				continue;
+			if (o->n_set == ARRAY_SIZE(o->set)) {
+				fprintf(stderr, "qllmd: too many options\n");
+				return -E2BIG;
+			}
+			o->set[o->n_set++] = (struct override){ keys[i].key, optarg };
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "qllmd: unexpected argument %s\n", argv[optind]);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* base/tail, or below the home directory when base is unset. */
+static int default_path(char **at, const char *base, const char *home_tail, const char *tail, struct err *err)
+{
+	_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
+	const char *home = getenv("HOME");
+	int r;
+
+	if (base && base[0] == '/')
+		r = sbuf_printf(&path, "%.*s%s%s", (int)strcspn(base, ":"), base, tail[0] ? "/" : "", tail);
+	else if (home_tail && home && home[0] == '/')
+		r = sbuf_printf(&path, "%s/%s/%s", home, home_tail, tail);
+	else
+		return err_set(err, -EINVAL, "no place for the daemon's files: give --socket and --state-dir, or set "
+		               "XDG_RUNTIME_DIR and HOME");
+	if (r < 0)
+		return err_set(err, r, "out of memory");
+	mem_free(*at);
+	*at = sbuf_steal(&path);
+	return *at ? 0 : err_set(err, -ENOMEM, "out of memory");
+}
+
+/* systemd's directories, else the system's for root, else the user's. */
+static int fill_paths(struct config *c, struct err *err)
+{
+	bool root = geteuid() == 0;
+	const char *env;
+	int r = 0;
+
+	if (!c->socket[0]) {
+		env = getenv("RUNTIME_DIRECTORY");
+		if (env)
+			r = default_path(&c->socket, env, NULL, "qllmd.sock", err);
+		else if (root)
+			r = default_path(&c->socket, "/run/qllmd", NULL, "qllmd.sock", err);
+		else
+			r = default_path(&c->socket, getenv("XDG_RUNTIME_DIR"), NULL, SOCKET_USER, err);
+	}
+	if (r == 0 && !c->state_dir[0]) {
+		env = getenv("STATE_DIRECTORY");
+		if (env || root)
+			r = default_path(&c->state_dir, env ? env : "/var/lib/qllmd", NULL, "", err);
+		else
+			r = default_path(&c->state_dir, getenv("XDG_STATE_HOME"), ".local/state", "qllmd", err);
+	}
+	if (r == 0 && !c->cache_dir[0]) {
+		env = getenv("CACHE_DIRECTORY");
+		if (env || root)
+			r = default_path(&c->cache_dir, env ? env : "/var/cache/qllmd", NULL, "", err);
+		else
+			r = default_path(&c->cache_dir, getenv("XDG_CACHE_HOME"), ".cache", "qllmd", err);
+	}
+	return r;
+}
+
+static int load_config(struct daemon *d, const struct options *o, struct err *err)
+{
+	int r = config_load(&d->config, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf", o->config != NULL, err);
+
+	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
+		r = config_set(d->config, o->set[i].name, o->set[i].value, err);
+	if (r == 0)
+		r = fill_paths(d->config, err);
+	return r == 0 ? journal_level(d->config->log_level, err) : r;
+}
+
+static int start_engine(struct daemon *d, struct kernels *k, struct err *err)
+{
+	struct engine_config ec = {
+		.threads = (uint32_t)d->config->threads, .budget = d->config->memory, .chunk = (uint32_t)d->config->chunk,
+		.max_seqs = (uint32_t)d->config->max_sequences,
+	};
+	int r = kernels_init(k, getenv("QLLM_CPU"));
+
+	if (r < 0)
+		return err_set(err, r, "QLLM_CPU=%s: unknown level; this machine has: %s", getenv("QLLM_CPU"), kernels_levels());
+	d->kernels = k;
+	return engine_new(&d->engine, &ec, k, err);
+}
+
+static int start_loop(struct daemon *d, struct err *err)
+{
+	sigset_t set;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return err_set(err, -errno, "signals: %s", strerror(errno));
+	signal(SIGPIPE, SIG_IGN);
+	r = sd_event_new(&d->event);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGTERM, on_terminate, d);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGINT, on_terminate, d);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGHUP, on_reload, d);
+	if (r >= 0)
+		r = sd_event_set_watchdog(d->event, true);
+	if (r >= 0)
+		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, 0, on_tick, d);
+	if (r >= 0)
+		r = posts_new(&d->posts, d->event);
+	if (r >= 0)
+		r = workers_new(&d->prep, "prep", 1);
+	if (r >= 0)
+		r = workers_new(&d->slow, "slow", SLOW_THREADS);
+	if (r >= 0)
+		r = workers_new(&d->intake, "intake", INTAKE_THREADS);
+	return r < 0 ? err_set(err, r, "event loop and threads: %s", strerror(-r)) : 0;
+}
+
+static void raise_files(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
+		lim.rlim_cur = lim.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
+/* Everything that may call back ends before what it calls into. false: a thread hangs in a client's file system. */
+static bool stop(struct daemon *d)
+{
+	bool joined = true;
+
+	d->draining = d->stopping = true;
+	d->listener = listener_free(d->listener);
+	if (d->conns.next)
+		list_for_safe(&d->conns, it)
+			conn_close(container_of(it, struct conn, link), NULL);
+	/* Workers first: an evaluation waits for the engine. */
+	joined &= workers_stop(d->slow, STOP_WAIT_S);
+	joined &= workers_stop(d->prep, STOP_WAIT_S);
+	the_daemon = NULL;
+	joined &= workers_stop(d->intake, STOP_WAIT_S);
+	d->engine = engine_free(d->engine);
+	if (d->posts)
+		posts_run(d->posts);
+	if (!joined)
+		return false;
+	models_free(d->models);
+	posts_free(d->posts);
+	sd_event_source_disable_unref(d->tick);
+	sd_event_source_disable_unref(d->deadline);
+	sd_event_unref(d->event);
+	config_free(d->config);
+	return true;
+}
+
+static int run(struct daemon *d, const struct options *o, struct kernels *k, struct err *err)
+{
+	int r = load_config(d, o, err);
+
+	if (r == 0)
+		r = start_loop(d, err);
+	if (r < 0)
+		return r;
+	the_daemon = d;
+	frame_set_closer(daemon_close_foreign);
+	r = start_engine(d, k, err);
+	if (r == 0)
+		r = models_new(&d->models, d, err);
+	if (r == 0 && mkdir(d->config->cache_dir, 0700) < 0 && errno != EEXIST)
+		log_msg(LOG_L_NOTICE, "%s: %s: nothing is cached", d->config->cache_dir, strerror(errno));
+	if (r == 0)
+		r = listener_new(&d->listener, d, err);
+	if (r < 0)
+		return r;
+	log_msg(LOG_L_INFO, "qllmd %s: %s kernels, socket %s, models in %s", QLLM_VERSION, k->level,
+	        listener_path(d->listener), d->config->state_dir);
+	sd_notifyf(0, "READY=1\nSTATUS=Serving on %s", listener_path(d->listener));
+	r = sd_event_loop(d->event);
+	return r < 0 ? err_set(err, r, "event loop: %s", strerror(-r)) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct kernels kernels;
+	struct daemon d = { .started_us = daemon_now_us() };
+	struct options options = { 0 };
+	struct err err = { 0 };
+	int r = parse_options(&options, argc, argv);
+
+	if (r != 0)
+		return r > 0 ? EXIT_OK : EXIT_USAGE;
+	the_options = &options;
+	umask(0077);
+	list_init(&d.conns);
+	users_init(&d.users);
+	journal_setup();
+	raise_files();
+	r = run(&d, &options, &kernels, &err);
+	if (r < 0)
+		log_msg(LOG_L_ERR, "qllmd: %s", err.text[0] ? err.text : strerror(-r));
+	if (!stop(&d)) {
+		log_msg(LOG_L_WARN, "a thread hangs in a client's file system: it is left behind");
+		_exit(r < 0 ? EXIT_FAILED : EXIT_OK);
+	}
+	return r < 0 ? EXIT_FAILED : EXIT_OK;
+}
