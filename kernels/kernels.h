@@ -11,8 +11,8 @@
 #include "kernels/qtype.h"
 
 /* Activations as int8 per 16 ("Q16"): for block j of 16 elements of a token's row
- *   amax = max|x|, s = amax / 127, q = round-half-even(x * (127 / amax)) (0 when amax is 0 or not finite),
- *   sum = sum of q, t = s * (float)sum.
+ *   amax = max|x|, s = amax / 127, q = round-half-even(x * (127 / amax)) (0 when amax is 0, not finite,
+ *   or so small that 127 / amax overflows), sum = sum of q, t = s * (float)sum.
  * Token i: q + i*k, s/t/sum + i*(k/16); k a multiple of 32. Arrays 64-byte aligned. */
 struct q16 {
 	int8_t *q;
@@ -55,7 +55,8 @@ enum { KV_PAGE = 32 };
 
 /* Fold one page into the running online-softmax state of n_q queries that share the KV head (heads of a GQA group
  * and tokens alike). Query i: q + i*ldq, head_dim floats, sees positions [lo[i], hi[i]) of the page (none when
- * lo >= hi: then its state is untouched). State of i: m[i] (running max, -INFINITY at the start), l[i], acc + i*head_dim.
+ * lo >= hi: then its state is untouched). State of i: m[i] (running max, -INFINITY at the start), l[i], acc + i*head_dim
+ * (both not read while m[i] is -INFINITY: they need no initial value).
  *   S = scale * fma-chain over d = 0.. of q[d]*K[d][pos] (one chain from 0); if softcap > 0: S = softcap*tanh(S/softcap)
  *   M = max(m, max S); corr = exp(m - M) (0 when m = -inf); P = exp(S - M), 0 outside [lo, hi)
  *   l = fma(l, corr, sum P) with the sum as 16 lanes (pos % 16: P[lane] + P[lane+16]) and then the tree above
@@ -90,7 +91,8 @@ struct kernels {
 	void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
 	void (*gelu_mul)(float *y, const float *gate, const float *up, size_t n);
 	/* Rotate n_head rows of x (row stride head_dim) in place by n_rot/2 angles: cs holds cos, sin pairs.
-	 * rope_neox pairs (i, i + n_rot/2); rope_norm pairs (2i, 2i+1). x' = x*cos - y*sin: fma(x, cos, -(y*sin)). */
+	 * rope_neox pairs (i, i + n_rot/2); rope_norm pairs (2i, 2i+1). x' = x*cos - y*sin: fma(x, cos, -(y*sin));
+	 * y' = fma(y, cos, x*sin). */
 	void (*rope_neox)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	void (*rope_norm)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	/* Store one position of K (head_dim floats, transposed) and V into a page as f16 (round to nearest even). */

@@ -42,6 +42,6 @@ void bench_all(void);
 /* Fill a row of `n_in` inputs of a type: random bytes with finite factors; `codes` >= 0 sets all other bytes to it,
  * `factor` >= 0 all f16 fields. */
 void fill_row(void *row, enum qtype type, size_t n_in, int codes, int factor);
-#if QLLM_TEST_EMULATE
+#ifdef QLLM_TEST_EMULATE
 void emulated_fill_avx512(struct kernels *k);
 #endif

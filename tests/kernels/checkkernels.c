@@ -116,7 +116,7 @@ static void find_levels(bool bench)
 		add_level("avx512", "avx512");
 	else
 		n_skipped++;
-#if QLLM_TEST_EMULATE
+#ifdef QLLM_TEST_EMULATE
 	if (!bench && strstr(kernels_levels(), "avx2")) {
 		add_level("avx512-emulated", "avx2");
 		levels[n_levels - 1].slow = true;

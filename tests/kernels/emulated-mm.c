@@ -1,0 +1,3 @@
+/* emulated-mm - kernels/avx512/mm.c through SIMDe. */
+#include "tests/kernels/simde512.h"
+#include "kernels/avx512/mm.c"
