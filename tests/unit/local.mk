@@ -107,5 +107,12 @@ EXTRA_tests_unit_test_hostile_DEPENDENCIES = qllmd
 $(tests_unit_test_hostile_OBJECTS): | proto/qllm.pb-c.h
 UNIT_TESTS += tests/unit/test-hostile
 
+check_PROGRAMS += tests/unit/test-exec
+tests_unit_test_exec_SOURCES = tests/unit/test-exec.c
+tests_unit_test_exec_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_exec_LDADD = libengine.la libmodel.la libtext.la libggufgen.la libformat.la libkernels.la \
+	libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-exec
+
 endif
 TESTS += $(UNIT_TESTS)
