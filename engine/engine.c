@@ -379,7 +379,7 @@ static int check_size(struct engine *e, const struct request *r, uint32_t *ret_o
 int engine_submit(struct engine *e, struct request *r, struct err *err)
 {
 	_cleanup_(request_freep) struct request *own = r;
-	uint32_t max_out;
+	uint32_t max_out = 0;
 	int ret;
 
 	ret = request_check(own, err);
