@@ -122,6 +122,8 @@ static uint32_t grant_more(struct engine *e, struct step *st, struct request_sta
 		} while (rows > 0 && !has_room(s, have + rows));
 		if (n == 0 && s->grant == 0)
 			engine_park(e, s, seq_room(s, 1));
+		else if (rows == 0 && have > 0)
+			has_room(s, have);      /* the last answer counts: renew the one for the rows taken before */
 	}
 	st->n_logits += rows;
 	s->grant += n;

@@ -77,6 +77,8 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 		result.code = err->code;
 	}
 	r->sink.done(r->user, &result);
+	/* A cancel that ended it was read relaxed; its writer's access comes before the memory goes. */
+	(void)atomic_load_explicit(&r->cancel, memory_order_acquire);
 	request_free(r);
 }
 

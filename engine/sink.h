@@ -8,7 +8,8 @@
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
 struct request_timing {
-	double prompt_s, first_token_s, decode_s;      /* first_token_s counts from submit */
+	double prompt_s, first_token_s, decode_s;      /* first_token_s counts from submit; decode_s from the first token
+	                                                * (LOGITS: from the last prompt row) to the last */
 };
 struct request_result {
 	enum finish finish;
@@ -23,9 +24,11 @@ struct request_result {
 	double read_s;
 };
 struct sink {
-	/* Room for at least n more bytes of output? false parks the sequence until engine_unpark. */
+	/* Room for at least n more bytes of output? false parks the sequence until engine_wake. Asked before rows are
+	 * computed, perhaps several times for growing or shrinking n: the last answer holds until the output comes. */
 	bool (*room)(void *user, size_t n);
-	/* A generated token: text it makes visible (may be empty), its log-probabilities (n_top may be 0). */
+	/* A generated token, the one that ends the generation included: text it makes visible (may be empty), its
+	 * log-probabilities (own NULL and n_top 0 unless sampling.n_logprobs > 0). */
 	void (*token)(void *user, int32_t id, const char *text, size_t n, const struct logprob *own,
 	              const struct logprob *top, uint32_t n_top);
 	/* REQUEST_LOGITS: row of n_vocab floats after token `index`. REQUEST_SCORE: row is NULL and logprob is that of token index. */

@@ -67,6 +67,13 @@ tests_unit_test_sampler_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_sampler_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-sampler
 
+check_PROGRAMS += tests/unit/test-engine
+tests_unit_test_engine_SOURCES = tests/unit/test-engine.c
+tests_unit_test_engine_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_engine_LDADD = libggufgen.la libengine.la libmodel.la libtext.la libformat.la libkernels.la libbase.la \
+	$(UNIT_LIBS) -lm
+UNIT_TESTS += tests/unit/test-engine
+
 check_PROGRAMS += tests/unit/test-tok
 tests_unit_test_tok_SOURCES = tests/unit/test-tok.c
 tests_unit_test_tok_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
