@@ -5,6 +5,7 @@
  * 3. The load itself touches only its struct load and the entry's constant meta. */
 #include "daemon/models.h"
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 #include "base/log.h"
 #include "base/mem.h"
@@ -264,6 +265,7 @@ static void load_run(struct work *w)
 		load->ctx = engine_context(d->engine, m);
 		load->model = STEAL(m);
 	}
+	malloc_trim(0);         /* what parsing a large vocabulary has left behind in this thread's arena */
 	posts_push(d->posts, &load->post);
 }
 
