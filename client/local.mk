@@ -43,7 +43,7 @@ libctl_la_SOURCES = \
 	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \
 	client/npy.c client/out.c
 libctl_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(LIBEDIT_CFLAGS)
-libctl_la_LIBADD = libqllm.la libbase.la $(JANSSON_LIBS) $(LIBEDIT_LIBS)
+libctl_la_LIBADD = libqllm.la libbase.la $(JANSSON_LIBS) $(LIBEDIT_LIBS) -lm
 bin_PROGRAMS += qllmctl
 qllmctl_SOURCES = client/ctl-main.c
 qllmctl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)

@@ -3,11 +3,15 @@ LINTS = tests/lint-layers.sh tests/lint-size.sh tests/lint-words.sh
 dist_check_SCRIPTS += $(LINTS)
 TESTS += $(LINTS)
 
-# ./check is copied by hand: as a file to distribute it would mean make's own target of that name.
+# ./check is copied by hand: as a file to distribute it would mean make's own target of that name. The
+# folders of golden vectors and benches go as they are.
 EXTRA_DIST += .ci/run demo tests/lib/count-results.sh tests/lib/fetch-models.sh \
 	tests/lib/requirements.txt tests/lib/setup.sh
 dist-hook:
 	cp -p $(srcdir)/check $(distdir)/check
+	$(MKDIR_P) $(distdir)/tests/golden $(distdir)/tests/bench
+	cp -pR $(srcdir)/tests/golden/[a-z]* $(distdir)/tests/golden/
+	cp -pR $(srcdir)/tests/bench/[a-z]* $(distdir)/tests/bench/
 
 # For tuning by hand: built by `make tests/bench/bench-exec`, part of no check.
 EXTRA_PROGRAMS = tests/bench/bench-exec
