@@ -459,7 +459,7 @@ static int f_map(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	const struct jfunc *filter = NULL;
 	struct jlist *list;
 	struct bytes name = { 0 };
-	int r = copy_items(ev, &c->self, &list);
+	int r = copy_items(ev, jv_truth(&c->self) ? &c->self : &jv_undef, &list);      /* as jinja2: none maps to nothing */
 
 	if (r == 0 && !attribute) {
 		r = need_str(ev, c, jcall_arg(c, 0, ""), &name);
@@ -491,7 +491,7 @@ static int sift(struct jeval *ev, const struct jcall *c, bool by_attribute, bool
 	struct jlist *list;
 	struct bytes name = { 0 };
 	uint32_t n = 0, skip = by_attribute;
-	int r = copy_items(ev, &c->self, &list);
+	int r = copy_items(ev, jv_truth(&c->self) ? &c->self : &jv_undef, &list);
 
 	if (r == 0 && c->n < skip)
 		return jv_fail(ev, "%s wants the name of an attribute", c->name);

@@ -938,6 +938,8 @@ static int body(struct parse *p, const char *const *ends, struct jnode **ret)
 		return r;
 	for (;;) {
 		if (p->t->kind == JT_END) {
+			while (*ends && ends[1])        /* the last one closes the block */
+				ends++;
 			if (*ends)
 				r = err_set(p->err, -EINVAL, "chat template, line %u: a block opened here or later has no %s",
 					block->line, *ends);

@@ -120,6 +120,11 @@ tests_unit_test_exec_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_exec_LDADD = libengine.la libmodel.la libtext.la libggufgen.la libformat.la libkernels.la \
 	libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-exec
+check_PROGRAMS += tests/unit/test-jinja
+tests_unit_test_jinja_SOURCES = tests/unit/test-jinja.c
+tests_unit_test_jinja_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_jinja_LDADD = libtext.la libformat.la libkernels.la libbase.la $(JANSSON_LIBS) $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-jinja
 
 endif
 TESTS += $(UNIT_TESTS)
