@@ -287,7 +287,7 @@ static void run_close(struct run *r)
 	pool_free(r->pool);
 }
 
-/* Feed tokens in chunks; logits of all of them to out (may be NULL: only the last chunk's last row is asked for). */
+/* Feed tokens in chunks; logits of all of them to out. */
 static void run_chunks(struct run *r, const int32_t *tokens, uint32_t n, uint32_t chunk, float *out)
 {
 	struct kv_seq *kv = seq_for(r->kv, n);
