@@ -1,4 +1,4 @@
-/* mm-decode - one to three tokens against rows where they lie, eight rows at a time; one copy a level.
+/* mm-decode - one to three tokens at a time against rows where they lie, eight rows at a time; one copy a level.
  *
  * Each row's unit of 32 codes meets the token's 32 activations; a tree over four rows turns the partial sums into
  * [r0..r3 of the even group | r0..r3 of the odd group], whose two halves are exactly the canonical acc[0] and acc[1].
@@ -47,9 +47,10 @@ INLINE void load_token(const enum qtype type, struct token_unit *u, const struct
 		u->bias = _mm256_slli_epi32(_mm256_castps_si256(spread2(x->sum + group)), bias_shift(type));
 }
 
-/* Rows [r, r + n) of the call, n <= 8; missing rows are computed as copies of the last and not stored. */
-INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const size_t n_tok, size_t r, size_t n)
+/* Rows [r, r + 8) and tokens [token, token + n_tok); rows past r1 are computed as copies of the last, not stored. */
+INLINE void decode_rows(const struct mm_args *m, const enum qtype type, size_t r, size_t token, const size_t n_tok)
 {
+	const size_t n = m->r1 - r < 8 ? m->r1 - r : 8;
 	const size_t bytes = type_bytes(type), n_unit = m->n_in / 32, units = type_is_super(type) ? 8 : 1;
 	const uint8_t *first = (const uint8_t *)m->w + r * m->row_bytes, *ahead = first + 8 * m->row_bytes;
 	const size_t ahead_step = 8 * bytes / units;
@@ -74,7 +75,7 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 				_mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
 			ahead += ahead_step;
 			UNROLL for (size_t t = 0; t < n_tok; t++)
-				load_token(type, &u[t], m->q16, t, unit + sub);
+				load_token(type, &u[t], m->q16, token + t, unit + sub);
 			UNROLL for (size_t g = 0; g < DECODE_GROUPS; g++) {
 				const __m256 a = unit_a(type, &f[g], sub);
 				const __m256 c = type_has_min(type) ? unit_c(type, &f[g], sub) : a;
@@ -97,7 +98,8 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 			row[i / 4][i % 4] += bytes;
 	}
 	UNROLL for (size_t t = 0; t < n_tok; t++) {
-		float *y = m->y + t * m->ldy + r, out[8];
+		float *y = m->y + (token + t) * m->ldy + r;
+		UNINIT float out[8];
 
 		UNROLL for (size_t g = 0; g < DECODE_GROUPS; g++)
 			_mm_storeu_ps(out + 4 * g, _mm_add_ps(_mm256_castps256_ps128(acc[g][t]),
@@ -107,10 +109,4 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, const si
 		else
 			memcpy(y, out, n * sizeof(*y));
 	}
-}
-
-INLINE void decode(const struct mm_args *m, const enum qtype type, const size_t n_tok)
-{
-	for (size_t r = m->r0; r < m->r1; r += 8)
-		decode_rows(m, type, n_tok, r, m->r1 - r < 8 ? m->r1 - r : 8);
 }

@@ -1,22 +1,20 @@
 /* mm-panel - unpacking 16 rows into scratch, shared by the levels.
  *
- * The level gives `code_bytes`, the size of a code in its panel, and `panel_store_codes`, which writes 32 codes of
- * eight rows. */
+ * The level gives `panel_store_codes`, which writes 32 codes of eight rows as {k / 4, 16 rows, 4 bytes}, and
+ * `in_panels`: which types are worth it. */
 #pragma once
 #include "kernels/avx2/codes.h"
 #include "kernels/kernels.h"
 
 enum { PANEL_ROWS = 16 };
 
-/* Scratch of a call: codes {k / 4, 16 rows, 4} (int16: {k / 2, 16 rows, 2}), a and c as [group][16 rows], and two
- * tokens widened to int16 for signed types: at most 32 + 4 + 4 + 4 bytes an input. */
+/* Scratch of a call: codes, then a and c as [group][16 rows]: 24 bytes an input. */
 struct panel {
 	uint8_t *codes;
 	float *a, *c;
-	int16_t *x;
 };
 
-INLINE size_t code_bytes(const enum qtype type);
+INLINE bool in_panels(const enum qtype type);
 INLINE void panel_store_codes(const enum qtype type, uint8_t *out, __m256i v[8], size_t half);
 
 /* v[row] has 8 lanes of 4 bytes; afterwards v[k4] has the rows' lanes. */
@@ -50,7 +48,6 @@ INLINE void panel_store_factors(float *out, __m256 lo, __m256 hi)
 INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n)
 {
 	const size_t bytes = type_bytes(type), units = type_is_super(type) ? 8 : 1;
-	const size_t unit_bytes = 32 * PANEL_ROWS * code_bytes(type);
 
 	for (size_t half = 0; half < 2; half++) {
 		const uint8_t *row[8];
@@ -71,7 +68,7 @@ INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const s
 
 				UNROLL for (size_t i = 0; i < 8; i++)
 					v[i] = codes32(type, row[i], sub);
-				panel_store_codes(type, p->codes + at * unit_bytes, v, half);
+				panel_store_codes(type, p->codes + at * 32 * PANEL_ROWS, v, half);
 				panel_store_factors(p->a + group, unit_a(type, &f[0], sub), unit_a(type, &f[1], sub));
 				if (type_has_min(type))
 					panel_store_factors(p->c + group, unit_c(type, &f[0], sub), unit_c(type, &f[1], sub));
@@ -82,38 +79,33 @@ INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const s
 	}
 }
 
-INLINE void panel_bind(struct panel *p, const struct mm_args *m, const enum qtype type)
+INLINE void panel_bind(struct panel *p, const struct mm_args *m)
 {
 	p->codes = m->scratch;
-	p->a = (float *)(p->codes + PANEL_ROWS * m->n_in * code_bytes(type));
+	p->a = (float *)(p->codes + PANEL_ROWS * m->n_in);
 	p->c = p->a + m->n_in;
-	p->x = (int16_t *)(p->c + m->n_in);
 }
 
-/* One entry a type: in place below four tokens, panels from there on (`decode` and the level's `panels`). */
+/* One entry a type: in place below four tokens, from there on by the level's `panels`, or in place by threes. */
 #define MM_ENTRY(name, id) \
-	static __attribute__((noinline)) void decode1_##name(const struct mm_args *m) \
+	static __attribute__((noinline)) void decode_##name(const struct mm_args *m, size_t r, size_t token, size_t n_tok) \
 	{ \
-		decode(m, QTYPE_##id, 1); \
-	} \
-	static __attribute__((noinline)) void decode2_##name(const struct mm_args *m) \
-	{ \
-		decode(m, QTYPE_##id, 2); \
-	} \
-	static __attribute__((noinline)) void decode3_##name(const struct mm_args *m) \
-	{ \
-		decode(m, QTYPE_##id, 3); \
+		if (n_tok == 1) \
+			decode_rows(m, QTYPE_##id, r, token, 1); \
+		else if (n_tok == 2) \
+			decode_rows(m, QTYPE_##id, r, token, 2); \
+		else \
+			decode_rows(m, QTYPE_##id, r, token, 3); \
 	} \
 	static void mm_##name(const struct mm_args *m) \
 	{ \
-		if (m->n_tok == 1) \
-			decode1_##name(m); \
-		else if (m->n_tok == 2) \
-			decode2_##name(m); \
-		else if (m->n_tok == 3) \
-			decode3_##name(m); \
-		else \
+		if (m->n_tok > 3 && in_panels(QTYPE_##id)) { \
 			panels(m, QTYPE_##id); \
+			return; \
+		} \
+		for (size_t r = m->r0; r < m->r1; r += 8) \
+			for (size_t t = 0; t < m->n_tok; t += 3) \
+				decode_##name(m, r, t, m->n_tok - t < 3 ? m->n_tok - t : 3); \
 	}
 #define MM_ENTRIES Q16_TYPES(MM_ENTRY)
 #define MM_SET_ONE(name, id) to_->mm[QTYPE_##id] = mm_##name, to_->mm_level[QTYPE_##id] = level_;

@@ -26,10 +26,10 @@ INLINE __m256i dots4(const enum qtype type, const __m256i c[4], __m256i x)
 	return tree4(p[0], p[1], p[2], p[3]);
 }
 
-INLINE size_t code_bytes(const enum qtype type)
+INLINE bool in_panels(const enum qtype type)
 {
 	(void)type;
-	return 1;
+	return true;
 }
 
 INLINE void panel_store_codes(const enum qtype type, uint8_t *out, __m256i v[8], size_t half)
@@ -98,7 +98,7 @@ INLINE void panels(const struct mm_args *m, const enum qtype type)
 {
 	struct panel p;
 
-	panel_bind(&p, m, type);
+	panel_bind(&p, m);
 	for (size_t r = m->r0; r < m->r1; r += PANEL_ROWS) {
 		const size_t n = m->r1 - r < PANEL_ROWS ? m->r1 - r : PANEL_ROWS;
 		size_t t = 0;
