@@ -171,8 +171,13 @@ struct entry *models_find(struct call *c, const char *name)
 			best_rank = rank;
 		}
 	}
-	if (!best)
+	if (!best) {
 		call_fail_class(c, EXIT_NO_MODEL, -ENOENT, "no model %s: see `qllmctl ls`, or import it", name);
+	} else if (c->in.info->perm == PERM_OWNER && !models_may_change(best, c)) {
+		call_fail_class(c, EXIT_REFUSED, -EPERM, "model %s belongs to uid %u: only its owner or an administrator may do "
+		                "that", name, (unsigned)best->meta.uid);
+		return NULL;
+	}
 	return best;
 }
 
@@ -223,6 +228,23 @@ static void wake_waiters(struct entry *e, int result, const struct err *err)
 	}
 }
 
+static int start_load(struct entry *e);
+
+/* Unload the model that has been idle for longest, to make room for another. */
+static bool evict_one(struct models *m)
+{
+	struct entry *oldest = NULL;
+
+	list_for(&m->entries, it) {
+		struct entry *e = container_of(it, struct entry, link);
+
+		if (e->state == ENTRY_LOADED && e->users == 0 && !e->pinned &&
+		    (!oldest || e->idle_since_us < oldest->idle_since_us))
+			oldest = e;
+	}
+	return oldest && models_unload(oldest, NULL) == 0;
+}
+
 static void load_done(struct post *p)
 {
 	struct load *load = container_of(p, struct load, post);
@@ -230,6 +252,10 @@ static void load_done(struct post *p)
 	struct daemon *d = e->models->d;
 
 	e->load = NULL;
+	if (load->result == -ENOSPC && !d->stopping && evict_one(e->models) && start_load(e) == 0) {
+		mem_free(load);
+		return;
+	}
 	e->load_s = (double)(daemon_now_us() - load->started_us) / 1e6;
 	models_acquire(e);      /* a waiter's end must not leave it unused under our feet */
 	if (load->result == 0) {

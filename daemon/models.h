@@ -29,8 +29,8 @@ struct models *models_free(struct models *m);   /* no calls left */
 struct store *models_store(struct models *m);
 struct list *models_list(struct models *m);     /* struct entry.link */
 
-/* The model of that name which the call's user sees: own, then shared, then (admin) anybody's. NULL: none; then the call
- * has been failed with class 4 (or 2 for what is no name). */
+/* The model of that name which the call's user sees: own, then shared, then (admin) anybody's. NULL: none, then the call
+ * has been failed with class 4 (2 for what is no name; 5 where the message is for owners and admins only: msg.c). */
 struct entry *models_find(struct call *c, const char *name);
 bool models_visible(const struct entry *e, uid_t uid, bool admin);
 bool models_may_change(const struct entry *e, const struct call *c);

@@ -53,11 +53,6 @@ void req_unload(struct call *c)
 
 	if (!e)
 		return;
-	if (!models_may_change(e, c)) {
-		call_fail_class(c, EXIT_REFUSED, -EPERM, "model %s belongs to uid %u: only its owner or an administrator may unload "
-		                "it", e->meta.name, (unsigned)e->meta.uid);
-		return;
-	}
 	r = models_unload(e, &err);
 	if (r < 0)
 		call_fail(c, r, &err);

@@ -195,11 +195,6 @@ void req_remove(struct call *c)
 
 	if (!e)
 		return;
-	if (!models_may_change(e, c)) {
-		call_fail_class(c, EXIT_REFUSED, -EPERM, "model %s belongs to uid %u: only its owner or an administrator may remove "
-		                "it", e->meta.name, (unsigned)e->meta.uid);
-		return;
-	}
 	if (e->state == ENTRY_LOADED || e->state == ENTRY_LOADING || e->users > 0)
 		r = models_unload(e, &err);
 	if (r == 0)
