@@ -72,7 +72,11 @@ def test_in_place():
         assert row["in_place"] is True and row["path"] == os.path.realpath(path), row
         stored = sum(os.path.getsize(os.path.join(p, f)) for p, _, files in os.walk(d.state) for f in files)
         assert stored < 1 << 20, f"an import in place has copied {stored} bytes"
-        assert "Paris" in d.ctl("run", "here", "What is the capital of France?", "--temp", "0", "-n", "20").text
+        # the same bytes through the other mapping
+        expect(d.ctl("import", path, "--name", "copy"), OK)
+        here, copy = (d.json("run", m, "What is the capital of France?", "--temp", "0", "-n", "20")["tokens"]
+                      for m in ("here", "copy"))
+        assert here == copy and here, (here, copy)
         expect(d.ctl("rm", "here"), OK)
         assert os.path.exists(path)
 
