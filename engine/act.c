@@ -29,6 +29,8 @@ static int thread_init(struct act *a, struct act_thread *t, const struct hparams
 	size_t n_q = (size_t)s->block * (hp->n_head / hp->n_head_kv);
 	int r = buf(a, &t->scratch, MAX(KERNELS_SCRATCH(s->max_in), (size_t)ATTN_SCRATCH), 1, 1);
 
+	if (r == 0)
+		r = buf(a, &t->pairs, ACT_PAIRS, 1, sizeof(float));
 	for (unsigned i = 0; i < 2 && r == 0; i++) {
 		r = buf(a, &t->m[i], n_q, 1, sizeof(float));
 		if (r == 0)
@@ -71,7 +73,7 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 	for (size_t i = 0; i < ARRAY_SIZE(floats) && r == 0; i++)
 		r = buf(a, floats[i].ret, floats[i].n, floats[i].m, sizeof(float));
 	if (r == 0)
-		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), s->max_rows), 1, 1);
+		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows), 1, 1);
 	if (r < 0)
 		return r;
 	a->threads = mem_allocn(s->threads, sizeof(*a->threads));
@@ -94,6 +96,7 @@ void act_deinit(struct act *a)
 			mem_free(t->acc[j]);
 		}
 		mem_free(t->scratch);
+		mem_free(t->pairs);
 		mem_free(t->lo);
 		mem_free(t->hi);
 	}

@@ -10,8 +10,10 @@ struct act_shape {
 	uint32_t block, max_parts;      /* tokens of an attention task; partial states of split tokens */
 	size_t max_in;                  /* widest input of a matrix */
 };
+enum { ACT_PAIRS = 64 << 10 };          /* floats */
 struct act_thread {                     /* scratch of one pool thread */
 	void *scratch;                  /* for mm and attn_page */
+	float *pairs;                   /* [ACT_PAIRS]: products of prompt rows before both halves are added */
 	float *m[2], *l[2], *acc[2];    /* states of block * group queries: the merged one and a segment's */
 	uint8_t *lo, *hi;
 };

@@ -16,7 +16,8 @@ int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t 
 	b->slices = mem_allocn(max_rows, sizeof(*b->slices));
 	b->pos = mem_allocn(max_rows, sizeof(*b->pos));
 	b->token = mem_allocn(max_rows, sizeof(*b->token));
-	if (!b->slices || !b->pos || !b->token)
+	b->q = mem_allocn((size_t)max_rows + 1, sizeof(*b->q));
+	if (!b->slices || !b->pos || !b->token || !b->q)
 		return -ENOMEM;
 	for (unsigned i = 0; i < ARRAY_SIZE(b->tasks); i++) {
 		b->tasks[i].v = mem_allocn((size_t)max_rows + max_parts, sizeof(*b->tasks[i].v));
@@ -36,13 +37,14 @@ void batch_deinit(struct batch *b)
 	mem_free(b->slices);
 	mem_free(b->pos);
 	mem_free(b->token);
+	mem_free(b->q);
 	*b = (struct batch){ 0 };
 }
 
 uint64_t batch_bytes(const struct batch *b)
 {
 	const struct attn_tasks *t = b->tasks;
-	uint64_t row = sizeof(*b->slices) + sizeof(*b->pos) + sizeof(*b->token) +
+	uint64_t row = sizeof(*b->slices) + sizeof(*b->pos) + sizeof(*b->token) + sizeof(*b->q) +
 	               2 * (sizeof(*t->v) + sizeof(*t->split));
 
 	return b->max_rows * row + 2 * b->max_parts * sizeof(*t->v);
@@ -96,8 +98,19 @@ static void make_tasks(struct batch *b, bool windowed)
 	}
 }
 
-static void make_all_tasks(struct batch *b)
+static void number_q(struct batch *b)
 {
+	uint32_t row = 0;
+
+	b->q[0] = 0;
+	for (uint32_t i = 0; i < b->n_slices; i++)
+		for (uint32_t j = 0; j < b->slices[i].n; j++, row++)
+			b->q[row + 1] = b->q[row] + (b->slices[i].s->path == PATH_PROMPT ? 2 : 1);
+}
+
+static void lay_out(struct batch *b)
+{
+	number_q(b);
 	make_tasks(b, false);
 	if (b->window)
 		make_tasks(b, true);
@@ -118,7 +131,7 @@ void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices)
 			b->token[b->n_rows++] = (uint32_t)s->tokens[j];
 		}
 	}
-	make_all_tasks(b);
+	lay_out(b);
 }
 
 /* Keep the last n[i] rows of slice i, as told by keep(). */
@@ -146,7 +159,7 @@ static void compact(struct batch *b, uint32_t (*keep)(const struct batch_slice *
 	}
 	b->n_slices = n_slices;
 	b->n_rows = n_rows;
-	make_all_tasks(b);
+	lay_out(b);
 }
 
 static uint32_t keep_running(const struct batch_slice *s)

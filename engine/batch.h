@@ -35,6 +35,7 @@ struct attn_tasks {
 struct batch {
 	struct batch_slice *slices;
 	uint32_t *pos, *token;          /* one a row */
+	uint32_t *q;                    /* [n_rows + 1]: first row of each in struct q16; a prompt row has two there */
 	uint32_t n_slices, n_rows;
 	uint32_t max_rows, max_parts;
 	uint32_t window, block;         /* of windowed layers; tokens of an attention task */

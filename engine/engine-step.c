@@ -197,6 +197,7 @@ static void build_slices(struct engine *e, const struct step *st)
 			s->t_start = now;
 		e->slices[i] = (struct exec_slice){
 			.kv = s->kv, .tokens = s->r->tokens + s->n_done, .n = s->grant, .pos0 = s->n_done,
+			.path = s->n_done < s->n_path ? PATH_PROMPT : PATH_DECODE,
 			.n_logits = seq_logits(s, s->grant), .cancel = &s->r->cancel,
 		};
 	}

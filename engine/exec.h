@@ -12,10 +12,15 @@
 #include "model/model.h"
 
 struct exec;
+/* How a row's activations meet quantized weights. What a token gets depends on its path, never on its batch.
+ * DECODE: int8 per 16 (kernels.h). PROMPT: a pair of such rows, about 15 bits: twice the arithmetic, which a prompt has to
+ * spare, and logits within 1e-4 nats of the f32 model's. */
+enum exec_path { PATH_DECODE, PATH_PROMPT };
 struct exec_slice {                     /* consecutive tokens of one sequence */
 	struct kv_seq *kv;              /* room for pos0 + n positions was reserved */
 	const int32_t *tokens;          /* ids < n_vocab, checked by the caller */
 	uint32_t n, pos0;
+	enum exec_path path;
 	uint32_t n_logits;              /* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
 	const atomic_bool *cancel;      /* may be NULL; looked at before every layer */
 	bool cancelled;                 /* out: dropped at some layer; its KV beyond pos0 is undefined */

@@ -135,7 +135,7 @@ static void attn_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uin
 		if (tasks->split[r].n > 0)
 			merge_parts(x, &tasks->split[r], r);
 	if (op->quantize)
-		x->k->actq(&x->q16, x->act.att, x->act.n_att, r0, r1);
+		op_quantize(x, x->act.att, x->act.n_att, r0, r1);
 }
 
 void op_attn(struct exec *x, const struct plan_op *op)
@@ -144,7 +144,7 @@ void op_attn(struct exec *x, const struct plan_op *op)
 
 	op_phase(x, op, attn_chunk, tasks->n * x->m->hp.n_head_kv);
 	if (op->quantize)
-		q16_bind(&x->q16, x->act.q16_mem, x->act.n_att, x->batch.n_rows);
+		op_bind(x, x->act.n_att);
 	if (op->quantize || tasks->any_split)
 		op_rows(x, op, attn_rows, x->act.n_att);
 }

@@ -11,35 +11,87 @@ enum {
 	CHUNK_BYTES = 64 << 10,
 	CHUNKS_MIN = 4,
 	INPUT_BYTES = 256 << 10,        /* activations that pass a panel at once: half of a small L2 */
+	PAIRS_LEAST = 32,               /* tokens that share an unpacked panel at least */
 };
+
+/* Tokens [t, t + n) that have one row each. */
+static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *a, size_t t, size_t n, float *y)
+{
+	size_t block = MAX(INPUT_BYTES / a->n_in / 16 * 16, (size_t)32);
+
+	for (size_t end = t + n; t < end; t += a->n_tok) {
+		struct q16 q16 = op_q16_from(x, x->batch.q[t]);
+
+		a->q16 = &q16;
+		a->y = y + t * a->ldy;
+		a->n_tok = MIN(block, end - t);
+		x->k->mm[type](a);
+	}
+}
+
+/* Tokens of two rows: their products meet in the thread's scratch, rows of the matrix in runs that fit there. */
+static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *a, size_t t, size_t n, float *y,
+                         float *pairs)
+{
+	size_t n_out = a->r1 - a->r0, width = MIN(n_out, (size_t)ACT_PAIRS / PAIRS_LEAST / 2);
+	size_t block = MIN(MAX(INPUT_BYTES / a->n_in / 32 * 16, (size_t)PAIRS_LEAST), ACT_PAIRS / width / 2);
+	struct mm_args b = *a;
+
+	b.y = pairs;
+	b.ldy = width;
+	for (size_t end = t + n, now; t < end; t += now) {
+		struct q16 q16 = op_q16_from(x, x->batch.q[t]);
+
+		now = MIN(block, end - t);
+		b.q16 = &q16;
+		b.n_tok = 2 * now;
+		for (size_t r = 0; r < n_out; r += width) {
+			size_t rows = MIN(width, n_out - r);
+
+			b.w = (const uint8_t *)a->w + r * a->row_bytes;
+			b.r1 = rows;
+			x->k->mm[type](&b);
+			for (size_t i = 0; i < now; i++) {
+				float *out = y + (t + i) * a->ldy + r;
+
+				memcpy(out, pairs + 2 * i * width, rows * sizeof(*out));
+				x->k->add(out, pairs + (2 * i + 1) * width, rows);
+			}
+		}
+	}
+}
+
+/* Runs of rows that take the same path. */
+static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a, float *y, float *pairs)
+{
+	const uint32_t *q = x->batch.q;
+
+	for (size_t t = 0, n; t < x->batch.n_rows; t += n) {
+		uint32_t step = q[t + 1] - q[t];
+
+		for (n = 1; t + n < x->batch.n_rows && q[t + n + 1] - q[t + n] == step; n++)
+			;
+		if (step == 2)
+			matmul_pairs(x, type, a, t, n, y, pairs);
+		else
+			matmul_plain(x, type, a, t, n, y);
+	}
+}
 
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
                size_t ldy, uint32_t thread)
 {
-	const uint8_t *w = mat->data + r0 * mat->row_bytes;
-	bool quantized = qtype_table[mat->type].act == QACT_Q16;
-	size_t token_bytes = quantized ? mat->n_in : mat->n_in * sizeof(float);
-	size_t block = MAX(INPUT_BYTES / token_bytes / 16 * 16, (size_t)32);
-	size_t n = x->batch.n_rows;
-	struct q16 q16;
-	struct mm_args a = { .ldy = ldy, .w = w, .row_bytes = mat->row_bytes, .n_in = mat->n_in, .r1 = r1 - r0,
-		.q16 = &q16, .ldx = ld, .scratch = x->act.threads[thread].scratch };
+	const struct act_thread *scratch = &x->act.threads[thread];
+	struct mm_args a = { .y = y, .ldy = ldy, .w = mat->data + r0 * mat->row_bytes, .row_bytes = mat->row_bytes,
+		.n_in = mat->n_in, .r1 = r1 - r0, .n_tok = x->batch.n_rows, .x = in, .ldx = ld,
+		.scratch = scratch->scratch };
 
-	if (x->reading) {
-		x->k->read_sum(w, (r1 - r0) * mat->row_bytes);
-		return;
-	}
-	for (size_t t = 0; t < n; t += block) {
-		size_t blocks = mat->n_in / 16;
-
-		a.y = y + t * ldy;
-		a.n_tok = MIN(block, n - t);
-		a.x = in + t * ld;
-		if (quantized)
-			q16 = (struct q16){ x->q16.q + t * mat->n_in, x->q16.s + t * blocks, x->q16.t + t * blocks,
-				x->q16.sum + t * blocks, mat->n_in };
+	if (x->reading)
+		x->k->read_sum(a.w, (r1 - r0) * mat->row_bytes);
+	else if (qtype_table[mat->type].act == QACT_Q16)
+		matmul_q16(x, mat->type, &a, y, scratch->pairs);
+	else
 		x->k->mm[mat->type](&a);
-	}
 }
 
 static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t bytes)
@@ -106,7 +158,7 @@ static void gated_chunk(void *p, uint32_t i, uint32_t thread)
 static void gated_quantize(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
 {
 	(void)op;
-	x->k->actq(&x->q16, x->act.gate, x->act.n_ff, r0, r1);
+	op_quantize(x, x->act.gate, x->act.n_ff, r0, r1);
 }
 
 void op_gated(struct exec *x, const struct plan_op *op)
@@ -116,7 +168,7 @@ void op_gated(struct exec *x, const struct plan_op *op)
 	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, bytes));
 	if (!op->quantize)
 		return;
-	q16_bind(&x->q16, x->act.q16_mem, x->act.n_ff, x->batch.n_rows);
+	op_bind(x, x->act.n_ff);
 	op_rows(x, op, gated_quantize, x->act.n_ff);
 }
 

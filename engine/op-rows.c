@@ -82,6 +82,33 @@ void op_embed(struct exec *x, const struct plan_op *op)
 	op_rows(x, op, embed_rows, x->act.n_embd + 32 * x->act.n_rot);
 }
 
+void op_bind(struct exec *x, size_t k)
+{
+	q16_bind(&x->q16, x->act.q16_mem, k, x->batch.q[x->batch.n_rows]);
+}
+
+struct q16 op_q16_from(const struct exec *x, size_t row)
+{
+	const struct q16 *q = &x->q16;
+	size_t blocks = q->k / 16;
+
+	return (struct q16){ q->q + row * q->k, q->s + row * blocks, q->t + row * blocks, q->sum + row * blocks, q->k };
+}
+
+void op_quantize(struct exec *x, const float *src, size_t ld, uint32_t r0, uint32_t r1)
+{
+	const uint32_t *q = x->batch.q;
+
+	for (size_t r = r0; r < r1; r++) {
+		struct q16 out = op_q16_from(x, q[r]);
+
+		if (q[r + 1] - q[r] == 2)
+			x->k->actq_pair(&out, src + r * ld, 0);
+		else
+			x->k->actq(&out, src + r * ld, ld, 0, 1);
+	}
+}
+
 static void norm_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
 {
 	struct act *a = &x->act;
@@ -97,13 +124,13 @@ static void norm_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uin
 		x->k->rms_norm(a->x + r * a->n_embd, h, op->norm_w, a->n_embd, eps);
 	}
 	if (op->quantize)
-		x->k->actq(&x->q16, a->x, a->n_embd, r0, r1);
+		op_quantize(x, a->x, a->n_embd, r0, r1);
 }
 
 void op_norm(struct exec *x, const struct plan_op *op)
 {
 	if (op->quantize)
-		q16_bind(&x->q16, x->act.q16_mem, x->act.n_embd, x->batch.n_rows);
+		op_bind(x, x->act.n_embd);
 	op_rows(x, op, norm_rows, x->act.n_embd);
 }
 

@@ -42,5 +42,11 @@ void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t wid
  * as the matrix' type wants. */
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
                size_t ldy, uint32_t thread);
+/* x->q16 from row `row` on. */
+struct q16 op_q16_from(const struct exec *x, size_t row);
+/* Rows [r0, r1) of src (ld floats apart) to x->q16, each in its path's form. */
+void op_quantize(struct exec *x, const float *src, size_t ld, uint32_t r0, uint32_t r1);
+/* Bind x->q16 for the batch's rows of k elements. */
+void op_bind(struct exec *x, size_t k);
 /* Move row src of what lives across ops to row dst: batch_move_fn of arg = exec. */
 void op_move_row(void *arg, uint32_t dst, uint32_t src);

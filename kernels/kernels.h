@@ -81,6 +81,9 @@ struct kernels {
 	void (*dequant[QTYPE_COUNT])(float *y, const void *row, size_t n);
 	/* Quantize tokens [t0, t1) of x (rows of ldx floats) into out. */
 	void (*actq)(const struct q16 *out, const float *x, size_t ldx, size_t t0, size_t t1);
+	/* Quantize one token x as two rows whose sum it is: row `row` of out as actq does it, row + 1 is the rest
+	 * fma(-s, (float)q, x) quantized likewise: about 15 bits. A product is the sum of both rows' products. */
+	void (*actq_pair)(const struct q16 *out, const float *x, size_t row);
 	/* y = x * (1 / sqrt(mean(x^2) + eps)) * w; y may be x. Sum of squares: 16 lanes and the tree, as above.
 	 * w may be NULL (all ones). n >= 1. */
 	void (*rms_norm)(float *y, const float *x, const float *w, size_t n, float eps);

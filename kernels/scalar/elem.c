@@ -64,6 +64,21 @@ static void actq(const struct q16 *out, const float *x, size_t ldx, size_t t0, s
 		}
 }
 
+static void actq_pair(const struct q16 *out, const float *x, size_t row)
+{
+	const size_t n_group = out->k / 16;
+
+	for (size_t j = 0; j < n_group; j++) {
+		const size_t hi = row * n_group + j, lo = hi + n_group;
+		float rest[16];
+
+		actq_block(x + 16 * j, out->q + 16 * hi, out->s + hi, out->t + hi, out->sum + hi);
+		for (int i = 0; i < 16; i++)
+			rest[i] = __builtin_fmaf(-out->s[hi], (float)out->q[16 * hi + i], x[16 * j + i]);
+		actq_block(rest, out->q + 16 * lo, out->s + lo, out->t + lo, out->sum + lo);
+	}
+}
+
 static uint64_t read_sum(const void *p, size_t n)
 {
 	uint64_t sum[4] = { 0 }, word;
@@ -86,5 +101,6 @@ void scalar_fill_elem(struct kernels *k)
 {
 	elem_fill(k);
 	k->actq = actq;
+	k->actq_pair = actq_pair;
 	k->read_sum = read_sum;
 }

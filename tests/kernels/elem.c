@@ -221,6 +221,42 @@ static void check_actq(size_t k, size_t n_tok, int kind)
 	guarded_free(x, ldx * n_tok * sizeof(float));
 }
 
+/* The rest of the first row's rounding is the second row: together they are off by half of its step. */
+static void check_actq_pair(size_t k, int kind)
+{
+	const size_t bytes = q16_bytes(k, 4), n_group = k / 16;
+	void *mem = guarded_alloc(bytes), *want_mem = guarded_alloc(bytes);
+	float *x = guarded_alloc(k * sizeof(float));
+	struct q16 q, want;
+	bool ok = true;
+
+	for (size_t i = 0; i < k; i++) {
+		x[i] = rnd_float(-3.0f, 3.0f) * (i % 37 == 0 ? 400.0f : 1.0f);
+		if (kind == 1 && i % 80 == 5)
+			x[i] = NAN;
+	}
+	memset(mem, 0, bytes);
+	memset(want_mem, 0, bytes);
+	q16_bind(&q, mem, k, 4);
+	q16_bind(&want, want_mem, k, 4);
+	ref.actq_pair(&want, x, 1);
+	for (size_t i = 0; i < k && kind == 0; i++) {
+		const size_t hi = n_group + i / 16, lo = hi + n_group;
+		const double sum = (double)want.q[k + i] * (double)want.s[hi] + (double)want.q[2 * k + i] * (double)want.s[lo];
+
+		ok &= fabs(sum - (double)x[i]) <= (double)want.s[hi] / 253.0;
+	}
+	check(ok, "scalar actq_pair: off by more than half a step of the second row");
+	for (size_t l = 0; l < n_levels; l++) {
+		memset(mem, 0, bytes);
+		levels[l].k.actq_pair(&q, x, 1);
+		check(memcmp(mem, want_mem, bytes) == 0, "%s actq_pair: k=%zu kind %d", levels[l].name, k, kind);
+	}
+	guarded_free(mem, bytes);
+	guarded_free(want_mem, bytes);
+	guarded_free(x, k * sizeof(float));
+}
+
 static void check_read_sum(void)
 {
 	static uint64_t words[1000];
@@ -255,6 +291,10 @@ void check_elem(void)
 		check_actq(32, 1, kind);
 		check_actq(640, 5, kind);
 		check_actq(2048, 2, kind);
+	}
+	for (int kind = 0; kind < 2 && wanted("actq"); kind++) {
+		check_actq_pair(32, kind);
+		check_actq_pair(640, kind);
 	}
 	if (wanted("read_sum"))
 		check_read_sum();

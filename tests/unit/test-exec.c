@@ -268,6 +268,7 @@ struct run {
 	struct exec *x;
 	struct kv_pool *kv;
 	struct model *m;
+	enum exec_path path;
 };
 
 static void run_open(struct run *r, struct model *m, const struct kernels *k, uint32_t threads)
@@ -295,7 +296,8 @@ static void run_chunks(struct run *r, const int32_t *tokens, uint32_t n, uint32_
 
 	for (uint32_t pos = 0; pos < n; pos += chunk) {
 		uint32_t len = MIN(chunk, n - pos);
-		struct exec_slice s = { .kv = kv, .tokens = tokens + pos, .n = len, .pos0 = pos, .n_logits = len };
+		struct exec_slice s = { .kv = kv, .tokens = tokens + pos, .n = len, .pos0 = pos,
+			.path = r->path, .n_logits = len };
 		const float *logits = NULL;
 
 		assert_int_equal(exec_step(r->x, &s, 1, &logits, NULL), 0);
@@ -316,7 +318,7 @@ static double distance(const float *a, const float *b, size_t n)
 	return diff / max;
 }
 
-static void check_reference(const struct ggufgen_tiny *t, uint32_t n, double bound)
+static void check_reference(const struct ggufgen_tiny *t, uint32_t n, enum exec_path path, double bound)
 {
 	struct model *m = load(t, NULL);
 	size_t n_out = (size_t)n * m->hp.n_vocab;
@@ -328,10 +330,11 @@ static void check_reference(const struct ggufgen_tiny *t, uint32_t n, double bou
 	random_tokens(tokens, n, m->hp.n_vocab, 7);
 	want = ref_logits(m, tokens, n);
 	run_open(&r, m, &kernels, 2);
+	r.path = path;
 	run_chunks(&r, tokens, n, 128, got);
 	d = distance(got, want, n_out);
 	if (!(d <= bound))
-		fail_msg("%s type %u: relative distance %g, bound %g", t->arch, t->type, d, bound);
+		fail_msg("%s type %u path %d: relative distance %g, bound %g", t->arch, t->type, path, d, bound);
 	run_close(&r);
 	model_unref(m);
 	free(got);
@@ -342,10 +345,11 @@ static void test_reference_f32(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
-		check_reference(&families[i], N_TOKENS, 1e-4);
+		for (int path = PATH_DECODE; path <= PATH_PROMPT; path++)
+			check_reference(&families[i], N_TOKENS, (enum exec_path)path, 1e-4);
 }
 
-/* Activations in 8 bits and keys in 16: the distance is theirs. */
+/* Decode path: activations in 8 bits. Prompt path: about 15, so little but the order of sums is left. */
 static void test_reference_quantized(void **state)
 {
 	static const uint32_t types[] = { QTYPE_Q8_0, QTYPE_Q4_1, QTYPE_Q5_0, QTYPE_Q4_K, QTYPE_Q6_K, QTYPE_F16 };
@@ -361,13 +365,14 @@ static void test_reference_quantized(void **state)
 			t.head_dim = 0;
 			t.n_head = t.n_head == 6 ? 8 : 4;
 			t.n_layer = 2;
-			check_reference(&t, 40, 0.05);
+			check_reference(&t, 40, PATH_DECODE, 0.05);
+			check_reference(&t, 40, PATH_PROMPT, 5e-4);
 		}
 }
 
 /* ---- one answer whatever the batch ---- */
 
-static void check_same_bits(const struct ggufgen_tiny *t)
+static void check_same_bits(const struct ggufgen_tiny *t, enum exec_path path)
 {
 	static const struct {
 		uint32_t chunk, threads;
@@ -382,6 +387,7 @@ static void check_same_bits(const struct ggufgen_tiny *t)
 		struct run r;
 
 		run_open(&r, m, &kernels, ways[i].threads);
+		r.path = path;
 		run_chunks(&r, tokens, N_TOKENS, ways[i].chunk, i == 0 ? want : got);
 		run_close(&r);
 		if (i > 0 && memcmp(want, got, n_out * sizeof(*want)) != 0)
@@ -399,9 +405,10 @@ static void test_chunks_and_threads_change_no_bit(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
 		struct ggufgen_tiny t = families[i];
 
-		check_same_bits(&t);
+		check_same_bits(&t, PATH_DECODE);
 		t.type = QTYPE_Q8_0;
-		check_same_bits(&t);
+		check_same_bits(&t, PATH_DECODE);
+		check_same_bits(&t, PATH_PROMPT);
 	}
 }
 
@@ -447,7 +454,7 @@ static void crowd_last_step(struct run *r, const struct crowd *c, const uint32_t
 		if (pre.n > 0)
 			assert_int_equal(exec_step(r->x, &pre, 1, &logits, NULL), 0);
 		s[i] = (struct exec_slice){ .kv = pre.kv, .tokens = c->tokens[i] + pre.n, .n = n[i], .pos0 = pre.n,
-			.n_logits = 1 };
+			.path = n[i] > 1 ? PATH_PROMPT : PATH_DECODE, .n_logits = 1 };
 	}
 }
 
