@@ -530,7 +530,7 @@ static int check_extents(struct parse *p, uint64_t file_size)
 
 static int parse(struct parse *p, uint64_t file_size)
 {
-	uint64_t n_tensors, n_kv;
+	uint64_t n_tensors = 0, n_kv = 0;
 	int r = get_header(p, &n_tensors, &n_kv);
 
 	if (r == 0)
