@@ -14,7 +14,8 @@ libemulated512_la_SOURCES = \
 	tests/kernels/emulated.c tests/kernels/emulated-attn.c tests/kernels/emulated-elem.c \
 	tests/kernels/emulated-float.c tests/kernels/emulated-mm.c tests/kernels/simde512.h
 libemulated512_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_TEST_EMULATE=1
-libemulated512_la_CFLAGS = $(AM_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi
+# No sanitizers, as in kernels/local.mk.
+libemulated512_la_CFLAGS = $(PLAIN_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi
 checkkernels_LDADD += libemulated512.la
 endif
 endif
