@@ -9,12 +9,12 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum {
 	ARENA_CHUNK = 64 << 10,
 	ARENA_ALIGN = 16,
-	ZERO_PAGE = 64 << 10,           /* a multiple of every page size we meet */
-	ZERO_LARGE = 1 << 20,
+	ZERO_LARGE = 64 << 10,
 };
 
 static atomic_int_least64_t live_blocks;
@@ -79,11 +79,12 @@ void *mem_reallocn(void *p, size_t n, size_t size)
  * for the worst case then take memory only as far as they are used. */
 static void zero(void *p, size_t size)
 {
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
 	char *start = p, *end = start + size;
-	char *first = (char *)(((uintptr_t)start + ZERO_PAGE - 1) & ~(uintptr_t)(ZERO_PAGE - 1));
-	char *last = (char *)((uintptr_t)end & ~(uintptr_t)(ZERO_PAGE - 1));
+	char *first = (char *)(((uintptr_t)start + page - 1) & ~(page - 1));
+	char *last = (char *)((uintptr_t)end & ~(page - 1));
 
-	if (size < ZERO_LARGE || madvise(first, (size_t)(last - first), MADV_DONTNEED) < 0) {
+	if (size < ZERO_LARGE || first >= last || madvise(first, (size_t)(last - first), MADV_DONTNEED) < 0) {
 		memset(p, 0, size);
 		return;
 	}

@@ -23,7 +23,7 @@ const char *gguf_kind_name(uint32_t kind)
 
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key)
 {
-	return map_get(g->priv->keys, key, strlen(key));
+	return g->priv->keys ? map_get(g->priv->keys, key, strlen(key)) : NULL;
 }
 const struct tensor *gguf_tensor(const struct gguf *g, const char *name)
 {

@@ -41,7 +41,8 @@ const uint8_t gguf_kind_bytes[GGUF_KIND_COUNT] = {
 
 struct parse {
 	struct gguf *g;
-	struct arena *arena;
+	struct arena *arena;            /* of the part at hand; META_MAX bounds both parts together */
+	size_t kept;                    /* in the part before */
 	const char *name;
 	struct err *err;
 	struct cursor c;                /* the window: bytes [pos - left, pos) of the file */
@@ -160,7 +161,7 @@ static int keep(struct parse *p, uint64_t n, size_t size, void **ret)
 	uint64_t bytes;
 	void *mem;
 
-	if (mul_overflows(n, (uint64_t)size, &bytes) || bytes > META_MAX - MIN(p->arena->used, (size_t)META_MAX))
+	if (mul_overflows(n, (uint64_t)size, &bytes) || bytes > META_MAX - MIN(p->arena->used + p->kept, (size_t)META_MAX))
 		return bad(p, "%s: the metadata takes more than %d MiB", p->what, META_MAX >> 20);
 	mem = arena_alloc(p->arena, MAX(bytes, 1u));
 	if (!mem)
@@ -535,6 +536,8 @@ static int parse(struct parse *p, uint64_t file_size)
 
 	if (r == 0)
 		r = get_kv(p, n_kv);
+	p->kept = p->arena->used;
+	p->arena = &p->g->priv->arena;
 	if (r == 0)
 		r = get_alignment(p);
 	if (r == 0)
@@ -557,11 +560,12 @@ static int run(struct gguf **ret, struct parse *p, uint64_t file_size)
 	if (!g->priv)
 		return no_memory(p);
 	arena_init(&g->priv->arena, 0);
+	arena_init(&g->priv->meta, 0);
 	if (map_new(&g->priv->keys) < 0 || map_new(&g->priv->names) < 0)
 		return no_memory(p);
 	g->file_size = file_size;
 	p->g = g;
-	p->arena = &g->priv->arena;
+	p->arena = &g->priv->meta;
 	r = parse(p, file_size);
 	if (r < 0)
 		return r;
@@ -595,12 +599,20 @@ int gguf_open(struct gguf **ret, int fd, const char *name, struct err *err)
 	p.end = (uint64_t)st.st_size;
 	return run(ret, &p, p.end);
 }
+
+void gguf_drop_metadata(struct gguf *g)
+{
+	g->kv = NULL;
+	g->n_kv = 0;
+	g->priv->keys = map_free(g->priv->keys);
+	arena_deinit(&g->priv->meta);
+}
 struct gguf *gguf_free(struct gguf *g)
 {
 	if (!g)
 		return NULL;
 	if (g->priv) {
-		map_free(g->priv->keys);
+		gguf_drop_metadata(g);
 		map_free(g->priv->names);
 		arena_deinit(&g->priv->arena);
 	}

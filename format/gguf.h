@@ -37,6 +37,9 @@ int gguf_open(struct gguf **ret, int fd, const char *name, struct err *err);
 int gguf_parse(struct gguf **ret, const void *p, size_t n, uint64_t file_size, const char *name, struct err *err);
 struct gguf *gguf_free(struct gguf *g);
 DEFINE_FREEP(struct gguf, gguf_free)
+/* Free all keys and values, whose arrays are as large as a vocabulary; afterwards every key is absent. Tensors stay.
+ * Not while another thread looks at g. */
+void gguf_drop_metadata(struct gguf *g);
 
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key);      /* NULL when absent */
 const struct tensor *gguf_tensor(const struct gguf *g, const char *name);      /* hash lookup; NULL when absent */

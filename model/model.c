@@ -84,6 +84,7 @@ int model_load(struct model **ret, int fd, const char *name, struct err *err)
 	r = load_all(m, err);
 	if (r < 0)
 		return err_prefix(err, r, "%s", str_escape(shown, sizeof(shown), name, strlen(name)));
+	gguf_drop_metadata(m->gguf);    /* tok, jinja and hp hold copies; whoever shows metadata reads the header anew */
 	*ret = STEAL(m);
 	return 0;
 }

@@ -55,7 +55,7 @@ struct model {
 	struct tok *tok;
 	struct jinja *jinja;                    /* NULL: no template in the file */
 	char *jinja_error;                      /* why the template could not be compiled, or NULL */
-	struct gguf *gguf;
+	struct gguf *gguf;                      /* its tensors; the metadata is dropped once loaded */
 	struct weightmap *map;
 	unsigned refs;                          /* atomic, use model_ref/unref */
 };

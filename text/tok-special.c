@@ -33,7 +33,7 @@ static uint32_t bound(const struct vocab *v, uint32_t lo, uint32_t hi, size_t de
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 
-		if ((uint8_t)v->text[v->special[mid]].p[depth] < byte)
+		if ((uint8_t)vocab_text(v, v->special[mid]).p[depth] < byte)
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -50,7 +50,7 @@ static int32_t match(const struct finder *f, const char *p, size_t n, uint32_t l
 
 	for (size_t depth = 1; lo < hi; depth++) {
 		/* All of [lo, hi) begin with p[0, depth); the one that ends here sorts first. */
-		if (v->text[v->special[lo]].n == depth) {
+		if (vocab_text(v, v->special[lo]).n == depth) {
 			if (wanted(f, v->special[lo]) && (len == 0 || len == depth)) {
 				best = (int32_t)v->special[lo];
 				*ret_len = (uint32_t)depth;
@@ -118,7 +118,7 @@ int special_find(const struct vocab *v, const char *text, size_t n, bool control
 	f->v = v;
 	f->control = control;
 	for (uint32_t byte = 0, i = 0; byte < 256; byte++) {
-		while (i < v->n_special && (uint8_t)v->text[v->special[i]].p[0] == byte)
+		while (i < v->n_special && (uint8_t)vocab_text(v, v->special[i]).p[0] == byte)
 			i++;
 		f->first[byte + 1] = i;
 	}
@@ -129,7 +129,7 @@ int special_find(const struct vocab *v, const char *text, size_t n, bool control
 			r = -ENOMEM;
 		/* Shorter spellings have their turn where the longest one lost its place. */
 		for (uint32_t i = 0; i < v->n_special; i++)
-			f->lengths[v->text[v->special[i]].n] = 1;
+			f->lengths[vocab_text(v, v->special[i]).n] = 1;
 		for (uint32_t len = f->longest; r == 0 && len > 0; len--)
 			if (f->lengths[len])
 				r = take_length(f, text, len, ret);

@@ -65,7 +65,7 @@ enum tok_attr tok_attr(const struct tok *t, int32_t id)
 
 struct bytes tok_text(const struct tok *t, int32_t id)
 {
-	return known(t, id) ? t->vocab->text[id] : (struct bytes){ "", 0 };
+	return known(t, id) ? vocab_text(t->vocab, (uint32_t)id) : (struct bytes){ "", 0 };
 }
 
 int32_t tok_find(const struct tok *t, const char *text, size_t n)

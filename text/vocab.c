@@ -2,7 +2,7 @@
  *
  * 1. After vocab_new every id that is stored anywhere is < n; every merge names tokens that exist, and its product does.
  * 2. Of equal spellings the first id wins; the later ones stay printable.
- * 3. The tables are at most half full and keyed by a random seed.
+ * 3. The tables are at most 3/4 full, so every probe ends, and keyed by a random seed.
  * 4. Every spelling is at most VOCAB_TEXT_MAX bytes, so a piece always fits TOK_PIECE_MAX. */
 #include <errno.h>
 #include <math.h>
@@ -47,7 +47,7 @@ int32_t vocab_find(const struct vocab *v, const char *p, size_t n)
 
 		if (id == 0)
 			return -1;
-		if (v->text[id - 1].n == n && memcmp(v->text[id - 1].p, p, n) == 0)
+		if (vocab_text(v, id - 1).n == n && memcmp(vocab_text(v, id - 1).p, p, n) == 0)
 			return (int32_t)(id - 1);
 	}
 }
@@ -80,7 +80,7 @@ static uint32_t table_size(uint64_t n)
 {
 	uint32_t size = 16;
 
-	while (size < 2 * n)
+	while (3 * (uint64_t)size < 4 * n)
 		size *= 2;
 	return size;
 }
@@ -98,22 +98,24 @@ static int copy_texts(struct vocab *v, const struct vocab_src *src, struct err *
 		total += src->text[i].n;                /* at most 4 Mi tokens of 4 KiB: no overflow */
 		v->text_max = MAX(v->text_max, (uint32_t)src->text[i].n);
 	}
-	v->text = mem_allocn(v->n, sizeof(*v->text));
+	if (total > UINT32_MAX)
+		return err_set(err, -EBADMSG, "tokenizer.ggml.tokens has %zu bytes of text, more than 32 bits count", total);
+	v->text_at = mem_allocn((size_t)v->n + 1, sizeof(*v->text_at));
 	v->blob = mem_alloc(total + 1);
 	v->slot_mask = table_size(v->n) - 1;
 	v->slot = mem_allocn((size_t)v->slot_mask + 1, sizeof(*v->slot));
-	if (!v->text || !v->blob || !v->slot)
+	if (!v->text_at || !v->blob || !v->slot)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < v->n; i++) {
 		size_t n = src->text[i].n;
 
 		if (n)
 			memcpy(v->blob + at, src->text[i].p, n);
-		v->text[i] = (struct bytes){ v->blob + at, n };
 		at += n;
-		if (n == 0 || vocab_find(v, v->text[i].p, n) >= 0)
+		v->text_at[i + 1] = (uint32_t)at;
+		if (n == 0 || vocab_find(v, src->text[i].p, n) >= 0)
 			continue;
-		uint32_t s = (uint32_t)XXH3_64bits_withSeed(v->text[i].p, n, v->seed) & v->slot_mask;
+		uint32_t s = (uint32_t)XXH3_64bits_withSeed(src->text[i].p, n, v->seed) & v->slot_mask;
 
 		while (v->slot[s])
 			s = (s + 1) & v->slot_mask;
@@ -187,10 +189,10 @@ static int find_bytes(struct vocab *v, struct err *err)
 
 		if (v->type[i] != TOK_BYTE)
 			continue;
-		b = byte_token(v->text[i]);
+		b = byte_token(vocab_text(v, i));
 		if (b < 0)
 			return err_set(err, -EBADMSG, "tokenizer.ggml.tokens[%u] \"%s\" is marked as a byte but is not "
-				"of the form <0xHH>", i, str_escape((char[64]){ 0 }, 64, v->text[i].p, v->text[i].n));
+				"of the form <0xHH>", i, str_escape((char[64]){ 0 }, 64, vocab_text(v, i).p, vocab_text(v, i).n));
 		if (v->byte_id[b] < 0)
 			v->byte_id[b] = (int32_t)i;
 	}
@@ -301,25 +303,33 @@ static int set_roles(struct vocab *v, const struct vocab_src *src, struct err *e
 static int special_order(const void *a, const void *b, void *arg)
 {
 	const struct vocab *v = arg;
-	const struct bytes *x = &v->text[*(const uint32_t *)a], *y = &v->text[*(const uint32_t *)b];
-	int r = memcmp(x->p, y->p, MIN(x->n, y->n));
+	const struct bytes x = vocab_text(v, *(const uint32_t *)a), y = vocab_text(v, *(const uint32_t *)b);
+	int r = memcmp(x.p, y.p, MIN(x.n, y.n));
 
-	return r ? r : (x->n > y->n) - (x->n < y->n);
+	return r ? r : (x.n > y.n) - (x.n < y.n);
+}
+
+/* Of equal spellings only the one that vocab_find answers takes part. */
+static bool is_special(const struct vocab *v, uint32_t id)
+{
+	uint8_t type = v->type[id];
+
+	return (type == TOK_CONTROL || type == TOK_USER_DEFINED || type == TOK_UNKNOWN) &&
+	       vocab_find(v, vocab_text(v, id).p, vocab_text(v, id).n) == (int32_t)id;
 }
 
 static int collect_special(struct vocab *v)
 {
-	v->special = mem_allocn(v->n, sizeof(*v->special));
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < v->n; i++)
+		n += is_special(v, i);
+	v->special = mem_allocn(n, sizeof(*v->special));
 	if (!v->special)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < v->n; i++) {
-		uint8_t type = v->type[i];
-
-		/* Of equal spellings only the one that vocab_find answers takes part. */
-		if ((type == TOK_CONTROL || type == TOK_USER_DEFINED || type == TOK_UNKNOWN) &&
-		    vocab_find(v, v->text[i].p, v->text[i].n) == (int32_t)i)
+	for (uint32_t i = 0; i < v->n; i++)
+		if (is_special(v, i))
 			v->special[v->n_special++] = i;
-	}
 	qsort_r(v->special, v->n_special, sizeof(*v->special), special_order, v);
 	return 0;
 }
@@ -398,7 +408,7 @@ struct vocab *vocab_free(struct vocab *v)
 {
 	if (!v)
 		return NULL;
-	mem_free(v->text);
+	mem_free(v->text_at);
 	mem_free(v->blob);
 	mem_free(v->score);
 	mem_free(v->type);

@@ -38,7 +38,7 @@ struct pretok;
 struct vocab {
 	enum vocab_model model;
 	uint32_t n;
-	struct bytes *text;             /* [n], into blob */
+	uint32_t *text_at;              /* [n + 1] where spellings begin in blob; one ends where the next begins */
 	char *blob;
 	float *score;                   /* [n]; NULL for VOCAB_BPE */
 	uint8_t *type;                  /* [n] enum tok_attr */
@@ -62,6 +62,10 @@ int vocab_from_gguf(struct vocab **ret, const struct gguf *g, struct err *err);
 struct vocab *vocab_free(struct vocab *v);
 DEFINE_FREEP(struct vocab, vocab_free)
 
+static inline struct bytes vocab_text(const struct vocab *v, uint32_t id)
+{
+	return (struct bytes){ v->blob + v->text_at[id], v->text_at[id + 1] - v->text_at[id] };
+}
 int32_t vocab_find(const struct vocab *v, const char *p, size_t n);             /* -1 when absent or empty */
 /* The merge of two adjacent tokens, or NULL. */
 const struct vocab_merge *vocab_merge_find(const struct vocab *v, int32_t left, int32_t right);

@@ -269,6 +269,25 @@ static void test_map_survives_every_failed_allocation(void **state)
 	}
 }
 
+/* Blocks that held something before are zero throughout, whether pages were wiped or given back. */
+static void test_aligned_is_zero(void **state)
+{
+	static const size_t sizes[] = { 1, 4095, 65535, 65536, 65537, 70000, 200001, 1 << 20, (4 << 20) + 13 };
+
+	(void)state;
+	for (unsigned round = 0; round < 3; round++)
+		for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+			unsigned char *p = mem_aligned((size_t)8 << 3 * round, sizes[i]);
+
+			assert_non_null(p);
+			for (size_t k = 0; k < sizes[i]; k++)
+				if (p[k])
+					fail_msg("round %u, %zu bytes: byte %zu is %u", round, sizes[i], k, p[k]);
+			memset(p, 0xa5, sizes[i]);
+			mem_free(p);
+		}
+}
+
 static void test_mem(void **state)
 {
 	struct arena a;
@@ -489,6 +508,7 @@ int main(void)
 		cmocka_unit_test(test_parsers), cmocka_unit_test(test_sbuf), cmocka_unit_test(test_vec),
 		cmocka_unit_test(test_map_against_array),
 		cmocka_unit_test(test_map_survives_every_failed_allocation), cmocka_unit_test(test_mem),
+		cmocka_unit_test(test_aligned_is_zero),
 		cmocka_unit_test(test_mbox_many_senders), cmocka_unit_test(test_fd_rights),
 		cmocka_unit_test(test_fd_read_file_bounds), cmocka_unit_test(test_log),
 	};

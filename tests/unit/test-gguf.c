@@ -155,8 +155,13 @@ static void test_reads_what_was_written(void **state)
 	assert_int_equal(g->tensors[1].dim[1], 3);
 	assert_int_equal(g->tensors[1].dim[2], 1);
 	assert_null(gguf_tensor(g, "fourth"));
+	assert_non_null(gguf_find(g, "general.architecture"));
 	memset(p, 0xff, n);                     /* nothing points into the caller's memory */
 	assert_string_equal(g->tensors[2].name, "third");
+	gguf_drop_metadata(g);
+	assert_int_equal(g->n_kv, 0);
+	assert_null(gguf_find(g, "general.architecture"));
+	assert_string_equal(gguf_tensor(g, "third")->name, "third");
 	free(p);
 	gguf_free(g);
 	ggufgen_free(gen);
