@@ -107,12 +107,20 @@ tests_unit_test_model_LDADD = libggufgen.la libmodel.la libtext.la libformat.la 
 UNIT_TESTS += tests/unit/test-model
 
 check_PROGRAMS += tests/unit/test-hostile
-tests_unit_test_hostile_SOURCES = tests/unit/test-hostile.c
+tests_unit_test_hostile_SOURCES = tests/unit/test-hostile.c tests/lib/raw.c tests/lib/raw.h
 tests_unit_test_hostile_CPPFLAGS = $(UNIT_CPPFLAGS) $(PROTOBUFC_CFLAGS)
 tests_unit_test_hostile_LDADD = libggufgen.la libproto.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
 EXTRA_tests_unit_test_hostile_DEPENDENCIES = qllmd
 $(tests_unit_test_hostile_OBJECTS): | proto/qllm.pb-c.h
 UNIT_TESTS += tests/unit/test-hostile
+
+check_PROGRAMS += tests/unit/test-json
+tests_unit_test_json_SOURCES = tests/unit/test-json.c tests/lib/raw.c tests/lib/raw.h
+tests_unit_test_json_CPPFLAGS = $(UNIT_CPPFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_json_LDADD = libggufgen.la libproto.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
+EXTRA_tests_unit_test_json_DEPENDENCIES = qllmd
+$(tests_unit_test_json_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-json
 
 check_PROGRAMS += tests/unit/test-exec
 tests_unit_test_exec_SOURCES = tests/unit/test-exec.c

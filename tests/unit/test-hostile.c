@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -19,328 +18,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include "base/num.h"
-#include "proto/frame.h"
 #include "proto/hello.h"
-#include "proto/ring.h"
 #include "tests/lib/ggufgen.h"
-
-enum { WAIT_MS = 20000, N_TEXT = 16 };
-
-struct client {
-	int sock;
-	struct ring_reader *ring;
-	int in_fd;
-	uint32_t id;
-};
-struct answer {
-	Qllm__Frame__BodyCase body;
-	uint32_t code, finish, n_tokens;
-	int32_t tokens[4096];
-	char text[512];
-};
-
-static char dir[64], sock_path[100], model_path[100];
-static pid_t daemon_pid;
-static struct client good;
-static struct answer good_answer;
-static uint8_t scratch[FRAME_MAX + 1];
-
-/* --- a client ------------------------------------------------------------------------------------------------------ */
-
-static int dial(void)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-	strcpy(addr.sun_path, sock_path);
-	if (connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		close(s);
-		return -1;
-	}
-	return s;
-}
-
-/* Next frame within WAIT_MS: 0, or negative when the connection is gone. */
-static int next_frame(int sock, struct frame_in *f)
-{
-	struct pollfd pfd = { sock, POLLIN, 0 };
-
-	if (poll(&pfd, 1, WAIT_MS) != 1)
-		fail_msg("no answer in %d ms", WAIT_MS);
-	return frame_recv(f, sock, MSG_TO_CLIENT, 0, scratch, NULL) == 0 ? 0 : -1;
-}
-
-static void say(int sock, Qllm__Frame *frame, uint32_t id)
-{
-	frame->has_id = true;
-	frame->id = id;
-	assert_int_equal(frame_send(sock, frame, NULL, 0), 0);
-}
-
-static void say_hello(int sock, uint32_t protocol, uint64_t ring_bytes)
-{
-	Qllm__Frame frame = QLLM__FRAME__INIT;
-	Qllm__Hello hello = QLLM__HELLO__INIT;
-
-	hello.has_protocol = hello.has_ring_bytes = true;
-	hello.protocol = protocol;
-	hello.ring_bytes = ring_bytes;
-	hello.client = (char *)(uintptr_t)"test";
-	frame.body_case = QLLM__FRAME__BODY_HELLO;
-	frame.hello = &hello;
-	say(sock, &frame, 1);
-}
-
-static struct client join(uint64_t ring_bytes)
-{
-	struct client c = { .sock = dial(), .id = 10 };
-	struct frame_in f;
-	struct err err = { 0 };
-
-	assert_true(c.sock >= 0);
-	say_hello(c.sock, PROTO_VERSION, ring_bytes);
-	assert_int_equal(next_frame(c.sock, &f), 0);
-	assert_int_equal(f.frame->body_case, QLLM__FRAME__BODY_WELCOME);
-	assert_int_equal(ring_reader_new(&c.ring, f.fds.fd[0], f.fds.fd[1], f.frame->welcome->ring_bytes, &err), 0);
-	c.in_fd = frame_steal_fd(&f, 1);
-	frame_in_deinit(&f);
-	return c;
-}
-
-static void leave(struct client *c)
-{
-	ring_reader_free(c->ring);
-	close(c->in_fd);
-	close(c->sock);
-}
-
-static void read_ring(struct client *c, struct answer *a)
-{
-	struct ring_record rec;
-	const void *payload;
-
-	while (ring_reader_next(c->ring, &rec, &payload) == 1)
-		if (rec.type == RING_TOKEN && rec.id == c->id && a->n_tokens < ARRAY_SIZE(a->tokens))
-			a->tokens[a->n_tokens++] = ((const struct ring_token *)payload)->id;
-	if (ring_reader_release(c->ring))
-		send(c->sock, frame_wake, sizeof(frame_wake), MSG_NOSIGNAL);
-}
-
-/* Read until the final reply of request c->id. */
-static int finish(struct client *c, struct answer *a)
-{
-	memset(a, 0, sizeof(*a));
-	for (;;) {
-		struct frame_in f;
-		bool end;
-
-		read_ring(c, a);
-		if (!ring_reader_sleep(c->ring))
-			continue;
-		if (next_frame(c->sock, &f) < 0)
-			return -1;
-		ring_reader_awake(c->ring);
-		a->body = f.frame->body_case;
-		end = f.info->final && f.frame->id == c->id;
-		if (a->body == QLLM__FRAME__BODY_ERROR) {
-			a->code = f.frame->error->code;
-			snprintf(a->text, sizeof(a->text), "%s", f.frame->error->text);
-		}
-		if (a->body == QLLM__FRAME__BODY_DONE)
-			a->finish = f.frame->done->finish;
-		frame_in_deinit(&f);
-		if (end) {
-			read_ring(c, a);
-			return 0;
-		}
-	}
-}
-
-static void ask(struct client *c, Qllm__Frame *frame, struct answer *a)
-{
-	say(c->sock, frame, ++c->id);
-	assert_int_equal(finish(c, a), 0);
-}
-
-static void fill_generate(Qllm__Frame *frame, Qllm__Generate *g, Qllm__Sampling *s, Qllm__Blob *prompt, uint32_t n)
-{
-	qllm__frame__init(frame);
-	qllm__generate__init(g);
-	qllm__sampling__init(s);
-	qllm__blob__init(prompt);
-	prompt->has_data = true;
-	prompt->data.data = (uint8_t *)(uintptr_t)"hello there";
-	prompt->data.len = 11;
-	s->has_temp = true;
-	s->temp = 0;
-	g->model = (char *)(uintptr_t)"tiny";
-	g->prompt = prompt;
-	g->has_raw = g->raw = true;
-	g->has_ignore_eos = g->ignore_eos = true;
-	g->has_max_tokens = true;
-	g->max_tokens = n;
-	g->sampling = s;
-	frame->body_case = QLLM__FRAME__BODY_GENERATE;
-	frame->generate = g;
-}
-
-static void generate(struct client *c, uint32_t n, struct answer *a)
-{
-	Qllm__Frame frame;
-	Qllm__Generate g;
-	Qllm__Sampling s;
-	Qllm__Blob prompt;
-
-	fill_generate(&frame, &g, &s, &prompt, n);
-	ask(c, &frame, a);
-}
-
-static void check_good(void)
-{
-	static struct answer a;
-
-	assert_int_equal(waitpid(daemon_pid, NULL, WNOHANG), 0);
-	/* What a bad client of the same user left open counts against that user's limit for a moment. */
-	for (unsigned i = 0; i < 100; i++) {
-		generate(&good, N_TEXT, &a);
-		if (a.code != EXIT_BUSY)
-			break;
-		usleep(50000);
-	}
-	assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
-	assert_int_equal(a.n_tokens, N_TEXT);
-	assert_memory_equal(a.tokens, good_answer.tokens, sizeof(a.tokens[0]) * N_TEXT);
-}
-
-/* The daemon hangs up, after at most a few frames. */
-static void expect_closed(int sock)
-{
-	struct frame_in f;
-
-	for (unsigned i = 0; i < 10000; i++) {
-		if (next_frame(sock, &f) < 0) {
-			close(sock);
-			check_good();
-			return;
-		}
-		frame_in_deinit(&f);
-	}
-	fail_msg("the connection stays open");
-}
-
-static void send_raw(int sock, const void *p, size_t n, const int *fds, unsigned n_fds)
-{
-	int r = fd_sendmsg(sock, p, n, fds, n_fds, 0);
-
-	assert_true(r == 0 || r == -EPIPE || r == -ECONNRESET);
-}
-
-/* --- the daemon ---------------------------------------------------------------------------------------------------- */
-
-static int import(struct client *c, const char *name, int fd, bool in_place, struct answer *a)
-{
-	Qllm__Frame frame = QLLM__FRAME__INIT;
-	Qllm__Import im = QLLM__IMPORT__INIT;
-	struct frame_fds fds = { .n = 1 };
-
-	fds.fd[0] = fd;
-	im.name = (char *)(uintptr_t)name;
-	im.path = model_path;
-	im.has_in_place = true;
-	im.in_place = in_place;
-	frame.body_case = QLLM__FRAME__BODY_IMPORT;
-	frame.import = &im;
-	frame.has_id = true;
-	frame.id = ++c->id;
-	assert_int_equal(frame_send(c->sock, &frame, &fds, 0), 0);
-	return finish(c, a);
-}
-
-static void write_model(const char *path)
-{
-	struct ggufgen_tiny tiny = { .n_ctx = 512, .seed = 7 };
-	struct ggufgen *g = ggufgen_tiny(&tiny);
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	size_t n;
-	uint8_t *bytes = ggufgen_bytes(g, &n);
-
-	assert_int_equal(fd_write_all(fd, bytes, n), 0);
-	close(fd);
-	free(bytes);
-	ggufgen_free(g);
-}
-
-static const char *binary(void)
-{
-	static char path[512];
-	const char *build = getenv("QLLM_BUILDDIR"), *own = getenv("QLLMD");
-
-	snprintf(path, sizeof(path), "%s/qllmd", build ? build : ".");
-	return own ? own : path;
-}
-
-static int setup(void **state)
-{
-	char log[100], state_dir[100], cache_dir[100];
-	int fd;
-
-	(void)state;
-	signal(SIGPIPE, SIG_IGN);
-	strcpy(dir, "/tmp/qllm-hostile-XXXXXX");
-	if (!mkdtemp(dir))
-		return -1;
-	snprintf(sock_path, sizeof(sock_path), "%s/sock", dir);
-	snprintf(model_path, sizeof(model_path), "%s/tiny.gguf", dir);
-	snprintf(log, sizeof(log), "%s/log", dir);
-	snprintf(state_dir, sizeof(state_dir), "%s/state", dir);
-	snprintf(cache_dir, sizeof(cache_dir), "%s/cache", dir);
-	write_model(model_path);
-	daemon_pid = fork();
-	if (daemon_pid == 0) {
-		if (!freopen(log, "w", stderr))
-			_exit(126);
-		execl(binary(), "qllmd", "--socket", sock_path, "--state-dir", state_dir, "--cache-dir", cache_dir, NULL);
-		_exit(127);
-	}
-	for (unsigned i = 0; i < 200; i++) {
-		int s = dial();
-
-		if (s >= 0) {
-			close(s);
-			break;
-		}
-		usleep(50000);
-	}
-	good = join(RING_BYTES_DEFAULT);
-	fd = open(model_path, O_RDONLY | O_CLOEXEC);
-	assert_int_equal(import(&good, "tiny", fd, false, &good_answer), 0);
-	close(fd);
-	assert_int_equal(good_answer.body, QLLM__FRAME__BODY_LIST_REPLY);
-	generate(&good, N_TEXT, &good_answer);
-	assert_string_equal(good_answer.text, "");
-	assert_int_equal(good_answer.n_tokens, N_TEXT);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	char cmd[100];
-	int status = 0;
-
-	(void)state;
-	leave(&good);
-	if (daemon_pid > 0 && waitpid(daemon_pid, &status, WNOHANG) == 0) {
-		kill(daemon_pid, SIGKILL);
-		waitpid(daemon_pid, &status, 0);
-	}
-	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
-	return system(cmd);
-}
+#include "tests/lib/raw.h"
 
 /* --- frames -------------------------------------------------------------------------------------------------------- */
 
@@ -349,27 +32,135 @@ static void test_broken_datagrams(void **state)
 	static uint8_t big[FRAME_MAX + 1];
 	static const uint8_t long_varint[] = { 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01 };
 	int buf_size = 1 << 20;
-	struct client c;
+	struct raw_client c;
 
 	(void)state;
-	c = join(0);                                    /* P1 */
-	send_raw(c.sock, "", 0, NULL, 0);
-	expect_closed(dup(c.sock));
-	leave(&c);
-	c = join(0);
+	c = raw_join(0);                                    /* P1 */
+	raw_send(c.sock, "", 0, NULL, 0);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
+	c = raw_join(0);
 	setsockopt(c.sock, SOL_SOCKET, SO_SNDBUF, &buf_size, sizeof(buf_size));
-	send_raw(c.sock, big, sizeof(big), NULL, 0);
-	expect_closed(dup(c.sock));
-	leave(&c);
-	c = join(0);                                    /* P8 */
-	send_raw(c.sock, long_varint, sizeof(long_varint), NULL, 0);
-	expect_closed(dup(c.sock));
-	leave(&c);
+	raw_send(c.sock, big, sizeof(big), NULL, 0);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
+	c = raw_join(0);                                    /* P8 */
+	raw_send(c.sock, long_varint, sizeof(long_varint), NULL, 0);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
 	memset(big, 0x1a, sizeof(big));                 /* P5: nested lengths as deep as a frame can go */
-	c = join(0);
-	send_raw(c.sock, big, FRAME_MAX, NULL, 0);
-	expect_closed(dup(c.sock));
-	leave(&c);
+	c = raw_join(0);
+	raw_send(c.sock, big, FRAME_MAX, NULL, 0);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
+}
+
+/* A datagram is a frame: byte by byte means one frame of one byte, and half a frame is a bad frame. */
+static void test_cut_frames(void **state)
+{
+	Qllm__Frame frame;
+	Qllm__Generate g;
+	Qllm__Sampling s;
+	Qllm__Blob prompt;
+	uint8_t *whole;
+	size_t n;
+
+	(void)state;
+	raw_fill_generate(&frame, &g, &s, &prompt, 4);
+	frame.has_id = true;
+	frame.id = 5;
+	assert_int_equal(frame_pack(&frame, &whole, &n), 0);
+	for (size_t cut = 1; cut < n; cut++) {          /* P2, P3 */
+		struct raw_client c = raw_join(RING_BYTES_MIN);
+
+		raw_send(c.sock, whole, cut, NULL, 0);
+		raw_leave(&c);
+	}
+	mem_free(whole);
+	raw_check_good();
+}
+
+/* Small on the wire, large in memory: the arena of a frame or a limit of the message ends it. */
+static void test_many_small_fields(void **state)
+{
+	static const struct {
+		const char *what;
+		bool nested;                            /* in Sampling rather than in Generate */
+		uint8_t item[4];
+		unsigned n_item;
+	} rows[] = {
+		{ "stop", false, { 0x52, 0x00 }, 2 },
+		{ "bias", true, { 0x52, 0x00 }, 2 },
+		{ "unknown", false, { 0xc2, 0x3e, 0x01, 'x' }, 4 },
+		{ "unknown in sampling", true, { 0xc0, 0x3e, 0x01 }, 3 },
+	};
+	static const uint8_t generate_63[] = { 0x08, 0x63, 0x92, 0x03, 0x84, 0xfc, 0x03 };     /* of 65028 */
+	static const uint8_t sampling[] = { 0x4a, 0x80, 0xfc, 0x03 };                          /* of 65024 */
+	static uint8_t buf[FRAME_MAX];
+	static struct raw_answer a;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {         /* P6 */
+		struct raw_client c = raw_join(0);
+		size_t n = sizeof(generate_63), end = n + 65028;
+
+		memcpy(buf, generate_63, n);
+		if (rows[i].nested) {
+			memcpy(buf + n, sampling, sizeof(sampling));
+			n += sizeof(sampling);
+		}
+		for (; n + rows[i].n_item <= end; n += rows[i].n_item)
+			memcpy(buf + n, rows[i].item, rows[i].n_item);
+		while (n < end)
+			buf[n++] = 0;
+		c.id = 0x63;
+		raw_send(c.sock, buf, n, NULL, 0);
+		if (raw_finish(&c, &a) == 0 && a.body != QLLM__FRAME__BODY_ERROR)
+			fail_msg("%s: answered by %d", rows[i].what, (int)a.body);
+		raw_leave(&c);
+		raw_check_good();
+	}
+}
+
+/* Well-formed, and something is missing or meaningless: one error, and the connection stays. */
+static void test_incomplete_messages(void **state)
+{
+	static const struct {
+		const char *what;
+		uint8_t bytes[24];
+		unsigned n;
+	} rows[] = {
+		{ "load without a name", { 0xe2, 0x01, 0x00 }, 3 },
+		{ "generate without anything", { 0x92, 0x03, 0x00 }, 3 },
+		{ "generate without a prompt", { 0x92, 0x03, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' }, 9 },
+		{ "detokenize without anything", { 0xd2, 0x02, 0x00 }, 3 },
+		{ "template without messages", { 0xe2, 0x02, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' }, 9 },
+		{ "show of an unknown kind",
+		  { 0xc2, 0x01, 0x08, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x10, 0x63 }, 11 },
+		{ "a blob of 9 bytes that has no descriptor",
+		  { 0xc2, 0x02, 0x0a, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x02, 0x10, 0x09 }, 13 },
+		{ "a blob in descriptor 7 of none",
+		  { 0xc2, 0x02, 0x0c, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x04, 0x10, 0x09, 0x18, 0x07 }, 15 },
+		{ "a name with a NUL", { 0xe2, 0x01, 0x07, 0x0a, 0x05, 't', 'i', 0, 'n', 'y' }, 10 },
+		{ "an unknown message", { 0xc2, 0x3e, 0x01, 'x' }, 4 },
+	};
+	struct raw_client c = raw_join(0);
+	static struct raw_answer a;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {         /* P7, P9, P10, P15 */
+		uint8_t buf[32] = { 0x08 };
+
+		buf[1] = (uint8_t)++c.id;
+		memcpy(buf + 2, rows[i].bytes, rows[i].n);
+		raw_send(c.sock, buf, rows[i].n + 2, NULL, 0);
+		if (raw_finish(&c, &a) < 0)
+			fail_msg("%s: the connection is gone", rows[i].what);
+		if (a.body != QLLM__FRAME__BODY_ERROR || !a.text[0])
+			fail_msg("%s: answered by %d, code %u", rows[i].what, (int)a.body, a.code);
+	}
+	raw_leave(&c);
+	raw_check_good();
 }
 
 static void test_random_bodies(void **state)
@@ -379,7 +170,7 @@ static void test_random_bodies(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 200; i++) {            /* P4 */
-		struct client c = join(RING_BYTES_MIN);
+		struct raw_client c = raw_join(RING_BYTES_MIN);
 		size_t n;
 
 		for (size_t k = 0; k < sizeof(buf); k++) {
@@ -398,10 +189,10 @@ static void test_random_bodies(void **state)
 			if (arm > 15)
 				buf[4] = (uint8_t)(n - 5);
 		}
-		send_raw(c.sock, buf, n, NULL, 0);
-		leave(&c);
+		raw_send(c.sock, buf, n, NULL, 0);
+		raw_leave(&c);
 	}
-	check_good();
+	raw_check_good();
 }
 
 static void test_rules_of_the_connection(void **state)
@@ -413,41 +204,41 @@ static void test_rules_of_the_connection(void **state)
 	Qllm__Generate g;
 	Qllm__Sampling s;
 	Qllm__Blob prompt;
-	static struct answer a;
-	struct client c;
+	static struct raw_answer a;
+	struct raw_client c;
 	int sock;
 
 	(void)state;
 	frame.body_case = QLLM__FRAME__BODY_STATUS;
 	frame.status = &status;
-	sock = dial();                                  /* P11: before Hello, Hello twice */
-	say(sock, &frame, 3);
-	expect_closed(sock);
-	c = join(0);
-	say_hello(c.sock, PROTO_VERSION, 0);
-	expect_closed(dup(c.sock));
-	leave(&c);
-	sock = dial();                                  /* P10: future version */
-	say_hello(sock, PROTO_VERSION + 1, 0);
-	expect_closed(sock);
-	c = join(0);                                    /* P7: an error, and the connection stays */
+	sock = raw_dial();                                  /* P11: before Hello, Hello twice */
+	raw_say(sock, &frame, 3);
+	raw_expect_closed(sock);
+	c = raw_join(0);
+	raw_hello(c.sock, PROTO_VERSION, 0);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
+	sock = raw_dial();                                  /* P10: future version */
+	raw_hello(sock, PROTO_VERSION + 1, 0);
+	raw_expect_closed(sock);
+	c = raw_join(0);                                    /* P7: an error, and the connection stays */
 	c.id = 0x63;
-	send_raw(c.sock, unknown_only, sizeof(unknown_only), NULL, 0);
-	assert_int_equal(finish(&c, &a), 0);
+	raw_send(c.sock, unknown_only, sizeof(unknown_only), NULL, 0);
+	assert_int_equal(raw_finish(&c, &a), 0);
 	assert_int_equal(a.code, EXIT_USAGE);
-	ask(&c, &frame, &a);
+	raw_ask(&c, &frame, &a);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_STATUS_REPLY);
 	cancel.has_request = true;                      /* P12: another client's id is none of this client's */
-	cancel.request = good.id;
+	cancel.request = raw_good.id;
 	frame.body_case = QLLM__FRAME__BODY_CANCEL;
 	frame.cancel = &cancel;
-	ask(&c, &frame, &a);
+	raw_ask(&c, &frame, &a);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_OK);
-	fill_generate(&frame, &g, &s, &prompt, 300);
-	say(c.sock, &frame, 500);
-	say(c.sock, &frame, 500);
-	expect_closed(dup(c.sock));
-	leave(&c);
+	raw_fill_generate(&frame, &g, &s, &prompt, 300);
+	raw_say(c.sock, &frame, 500);
+	raw_say(c.sock, &frame, 500);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
 }
 
 /* --- parameters ---------------------------------------------------------------------------------------------------- */
@@ -459,43 +250,47 @@ static void test_parameters(void **state)
 	Qllm__Generate g;
 	Qllm__Sampling s;
 	Qllm__Blob prompt;
-	static struct answer a;
+	static struct raw_answer a;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(temps); i++) {        /* P13 */
-		fill_generate(&frame, &g, &s, &prompt, 4);
+		raw_fill_generate(&frame, &g, &s, &prompt, 4);
 		s.temp = temps[i];
-		ask(&good, &frame, &a);
+		raw_ask(&raw_good, &frame, &a);
 		if (temps[i] > 0)
 			assert_int_equal(a.code, EXIT_USAGE);
 		else
 			assert_true(a.code == EXIT_USAGE || a.body == QLLM__FRAME__BODY_DONE);
 	}
-	fill_generate(&frame, &g, &s, &prompt, 4);
+	raw_fill_generate(&frame, &g, &s, &prompt, 4);
 	s.temp = NAN;
-	ask(&good, &frame, &a);
+	raw_ask(&raw_good, &frame, &a);
 	assert_int_equal(a.code, EXIT_USAGE);
-	fill_generate(&frame, &g, &s, &prompt, 4);
+	raw_fill_generate(&frame, &g, &s, &prompt, 4);
 	s.has_top_p = true;
 	s.top_p = NAN;
-	ask(&good, &frame, &a);
+	raw_ask(&raw_good, &frame, &a);
 	assert_int_equal(a.code, EXIT_USAGE);
-	fill_generate(&frame, &g, &s, &prompt, 4);
+	raw_fill_generate(&frame, &g, &s, &prompt, 4);
 	s.has_top_k = s.has_logprobs = true;
 	s.top_k = 1u << 31;
-	ask(&good, &frame, &a);
+	raw_ask(&raw_good, &frame, &a);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
 	s.logprobs = UINT32_MAX;
-	ask(&good, &frame, &a);
+	raw_ask(&raw_good, &frame, &a);
 	assert_int_equal(a.code, EXIT_USAGE);
-	fill_generate(&frame, &g, &s, &prompt, UINT32_MAX);
-	ask(&good, &frame, &a);
+	raw_fill_generate(&frame, &g, &s, &prompt, 0);          /* 0 = until the context is full */
+	raw_ask(&raw_good, &frame, &a);
+	assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
+	assert_int_equal(a.finish, QLLM__FINISH__FINISHED_LENGTH);
+	raw_fill_generate(&frame, &g, &s, &prompt, UINT32_MAX);
+	raw_ask(&raw_good, &frame, &a);
 	assert_true(a.body == QLLM__FRAME__BODY_ERROR || a.body == QLLM__FRAME__BODY_DONE);
-	fill_generate(&frame, &g, &s, &prompt, 4);
+	raw_fill_generate(&frame, &g, &s, &prompt, 4);
 	g.tokens = &prompt;                                     /* two sources */
-	ask(&good, &frame, &a);
+	raw_ask(&raw_good, &frame, &a);
 	assert_int_equal(a.code, EXIT_USAGE);
-	check_good();
+	raw_check_good();
 }
 
 static void test_token_ids(void **state)
@@ -505,25 +300,25 @@ static void test_token_ids(void **state)
 	Qllm__Generate g;
 	Qllm__Sampling s;
 	Qllm__Blob ids;
-	static struct answer a;
+	static struct raw_answer a;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {          /* P14 */
 		int32_t list[3] = { 1, bad[i], 2 };
 
-		fill_generate(&frame, &g, &s, &ids, 4);
+		raw_fill_generate(&frame, &g, &s, &ids, 4);
 		g.prompt = NULL;
 		g.tokens = &ids;
 		ids.data.data = (uint8_t *)list;
 		ids.data.len = sizeof(list);
-		ask(&good, &frame, &a);
+		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.code, EXIT_USAGE);
 		assert_non_null(strstr(a.text, "token 1"));
 		ids.data.len = 7;
-		ask(&good, &frame, &a);
+		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.code, EXIT_USAGE);
 	}
-	check_good();
+	raw_check_good();
 }
 
 static void test_model_names(void **state)
@@ -531,30 +326,30 @@ static void test_model_names(void **state)
 	static const char *const bad[] = { "../../etc/passwd", "", ".", "..", "-x", "a/b", "a\n", "\xff\xfe" };
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Load load = QLLM__LOAD__INIT;
-	static struct answer a;
-	struct client c = join(0);
+	static struct raw_answer a;
+	struct raw_client c = raw_join(0);
 	char *big = malloc(60000);
-	int fd = open(model_path, O_RDONLY | O_CLOEXEC);
+	int fd = open(raw_model_path, O_RDONLY | O_CLOEXEC);
 
 	(void)state;
 	frame.body_case = QLLM__FRAME__BODY_LOAD;
 	frame.load = &load;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {          /* P15 */
 		load.model = (char *)(uintptr_t)bad[i];
-		ask(&c, &frame, &a);
+		raw_ask(&c, &frame, &a);
 		assert_int_equal(a.code, EXIT_USAGE);
-		assert_int_equal(import(&c, bad[i], fd, false, &a), 0);
+		assert_int_equal(raw_import(&c, bad[i], fd, false, &a), 0);
 		assert_int_equal(a.code, EXIT_USAGE);
 	}
 	load.model = (char *)(uintptr_t)"absent";
-	ask(&c, &frame, &a);
+	raw_ask(&c, &frame, &a);
 	assert_int_equal(a.code, EXIT_NO_MODEL);
 	memset(big, 'a', 59999);
 	big[59999] = 0;
 	load.model = big;
-	say(c.sock, &frame, 999);
-	expect_closed(dup(c.sock));
-	leave(&c);
+	raw_say(c.sock, &frame, 999);
+	raw_expect_closed(dup(c.sock));
+	raw_leave(&c);
 	free(big);
 	close(fd);
 }
@@ -568,49 +363,118 @@ static void test_fds_where_none_are_due(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < 253; i++)
-		fds[i] = good.in_fd;
+		fds[i] = raw_good.in_fd;
 	for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {       /* P16 */
-		struct client c = join(0);
+		struct raw_client c = raw_join(0);
 
-		send_raw(c.sock, frame_wake, sizeof(frame_wake), fds, counts[i]);
-		expect_closed(dup(c.sock));
-		leave(&c);
-		c = join(0);
-		send_raw(c.sock, "", 0, fds, counts[i]);
-		expect_closed(dup(c.sock));
-		leave(&c);
+		raw_send(c.sock, frame_wake, sizeof(frame_wake), fds, counts[i]);
+		raw_expect_closed(dup(c.sock));
+		raw_leave(&c);
+		c = raw_join(0);
+		raw_send(c.sock, "", 0, fds, counts[i]);
+		raw_expect_closed(dup(c.sock));
+		raw_leave(&c);
 	}
+}
+
+/* Import takes exactly one, with the frame that says so. */
+static void test_import_of_no_file_or_two(void **state)
+{
+	int fd = open(raw_model_path, O_RDONLY | O_CLOEXEC), two[2] = { fd, fd };
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Import im = QLLM__IMPORT__INIT;
+	uint8_t *p;
+	size_t n;
+
+	(void)state;
+	im.name = (char *)(uintptr_t)"none";
+	frame.body_case = QLLM__FRAME__BODY_IMPORT;
+	frame.import = &im;
+	assert_int_equal(frame_pack(&frame, &p, &n), 0);
+	for (unsigned i = 0; i < 3; i++) {              /* P16: none, two, one that comes before its frame */
+		struct raw_client c = raw_join(0);
+
+		if (i == 2)
+			raw_send(c.sock, "", 0, two, 1);
+		raw_send(c.sock, p, n, two, i == 1 ? 2 : 0);
+		raw_expect_closed(dup(c.sock));
+		raw_leave(&c);
+	}
+	mem_free(p);
+	close(fd);
+}
+
+static int sealed(const char *name, unsigned flags, size_t size, int seals)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+
+	if (fd >= 0 && (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, seals) < 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* What is no file with weights in it, and no sealed memfd of the size that is said. */
+static unsigned open_kinds(int sock, int *fds)
+{
+	enum { ALL = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
+	unsigned n = 0;
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	close(pair[1]);
+	fds[n++] = open(raw_model_path, O_PATH | O_CLOEXEC);
+	fds[n++] = open(raw_dir, O_RDONLY | O_CLOEXEC);
+	fds[n++] = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	fds[n++] = open(raw_model_path, O_WRONLY | O_CLOEXEC);
+	fds[n++] = epoll_create1(EPOLL_CLOEXEC);
+	fds[n++] = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	fds[n++] = pair[0];
+	fds[n++] = dup(sock);                   /* the connection itself, in its own queue */
+	fds[n++] = fd_memfd("unsealed", 4096);
+	fds[n++] = sealed("half sealed", 0, 4096, F_SEAL_SHRINK | F_SEAL_GROW);
+	fds[n++] = sealed("too short", 0, 4095, ALL);
+	fds[n++] = sealed("huge pages", MFD_HUGETLB, 2 << 20, ALL);     /* -1 where there are none */
+	return n;
 }
 
 static void test_fds_of_all_kinds(void **state)
 {
-	int pair[2], fds[10];
-	static struct answer a;
-	struct client c = join(0);
-	unsigned n = 0;
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Tokenize tokenize = QLLM__TOKENIZE__INIT;
+	Qllm__Blob blob = QLLM__BLOB__INIT;
+	struct raw_client c = raw_join(0);
+	static struct raw_answer a;
+	unsigned n, n_open = 0;
+	int fds[12];
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	fds[n++] = open(model_path, O_PATH | O_CLOEXEC);        /* P17 */
-	fds[n++] = open(dir, O_RDONLY | O_CLOEXEC);
-	fds[n++] = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	fds[n++] = open(model_path, O_WRONLY | O_CLOEXEC);
-	fds[n++] = epoll_create1(EPOLL_CLOEXEC);
-	fds[n++] = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	fds[n++] = pair[0];
-	fds[n++] = dup(c.sock);
-	fds[n++] = fd_memfd("empty", 4096);
-	for (unsigned i = 0; i < n; i++) {
+	frame.body_case = QLLM__FRAME__BODY_TOKENIZE;
+	frame.tokenize = &tokenize;
+	tokenize.model = (char *)(uintptr_t)"tiny";
+	tokenize.text = &blob;
+	blob.has_size = blob.has_fd = true;
+	n = open_kinds(c.sock, fds);
+	for (unsigned i = 0; i < n; i++) {              /* P17 */
+		struct frame_fds one = { .n = 1 };
+
 		if (fds[i] < 0)
 			continue;
-		assert_int_equal(import(&c, "bad", fds[i], false, &a), 0);
+		n_open++;
+		assert_int_equal(raw_import(&c, "bad", fds[i], false, &a), 0);
+		assert_int_equal(a.body, QLLM__FRAME__BODY_ERROR);
+		assert_true(a.code == EXIT_USAGE || a.code == EXIT_FAILED);
+		one.fd[0] = fds[i];
+		blob.size = i == n - 1 ? 2 << 20 : 4096;
+		raw_ask_fds(&c, &frame, &one, &a);
 		assert_int_equal(a.body, QLLM__FRAME__BODY_ERROR);
 		assert_true(a.code == EXIT_USAGE || a.code == EXIT_FAILED);
 		close(fds[i]);
 	}
-	close(pair[1]);
-	leave(&c);
-	check_good();
+	assert_true(n_open >= n - 1);
+	raw_leave(&c);
+	raw_check_good();
 }
 
 static unsigned fds_of_daemon(unsigned *ret_max)
@@ -620,7 +484,7 @@ static unsigned fds_of_daemon(unsigned *ret_max)
 	unsigned n = 0;
 	DIR *fd_dir;
 
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)daemon_pid);
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)raw_daemon);
 	fd_dir = opendir(path);
 	assert_non_null(fd_dir);
 	*ret_max = 0;
@@ -636,15 +500,15 @@ static unsigned fds_of_daemon(unsigned *ret_max)
 static void test_no_descriptors_left(void **state)
 {
 	struct rlimit old, low;
-	struct client c = join(0);
+	struct raw_client c = raw_join(0);
 	unsigned max;
-	int fd = open(model_path, O_RDONLY | O_CLOEXEC);
+	int fd = open(raw_model_path, O_RDONLY | O_CLOEXEC);
 
 	(void)state;
 	fds_of_daemon(&max);                                    /* P18: the next descriptor is one too many */
-	assert_int_equal(prlimit(daemon_pid, RLIMIT_NOFILE, NULL, &old), 0);
+	assert_int_equal(prlimit(raw_daemon, RLIMIT_NOFILE, NULL, &old), 0);
 	low = (struct rlimit){ 3, old.rlim_max };
-	assert_int_equal(prlimit(daemon_pid, RLIMIT_NOFILE, &low, NULL), 0);
+	assert_int_equal(prlimit(raw_daemon, RLIMIT_NOFILE, &low, NULL), 0);
 	{
 		Qllm__Frame frame = QLLM__FRAME__INIT;
 		Qllm__Import im = QLLM__IMPORT__INIT;
@@ -656,11 +520,11 @@ static void test_no_descriptors_left(void **state)
 		frame.import = &im;
 		assert_int_equal(frame_send(c.sock, &frame, &fds, 0), 0);
 	}
-	expect_closed(dup(c.sock));
-	assert_int_equal(prlimit(daemon_pid, RLIMIT_NOFILE, &old, NULL), 0);
-	leave(&c);
+	raw_expect_closed(dup(c.sock));
+	assert_int_equal(prlimit(raw_daemon, RLIMIT_NOFILE, &old, NULL), 0);
+	raw_leave(&c);
 	close(fd);
-	check_good();
+	raw_check_good();
 }
 
 /* --- ring ---------------------------------------------------------------------------------------------------------- */
@@ -675,11 +539,11 @@ static void test_ring_scribbled(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 8; i++) {                      /* R1, R2 */
-		struct client c = join(0);
+		struct raw_client c = raw_join(0);
 		struct ring_in_page *in = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, c.in_fd, 0);
 
-		fill_generate(&frame, &g, &s, &prompt, 400);
-		say(c.sock, &frame, 77);
+		raw_fill_generate(&frame, &g, &s, &prompt, 400);
+		raw_say(c.sock, &frame, 77);
 		for (unsigned k = 0; k < 50; k++) {
 			x ^= x << 13, x ^= x >> 7, x ^= x << 17;
 			atomic_store(&in->read, i % 2 ? x : x % 4096 * 16);
@@ -688,9 +552,9 @@ static void test_ring_scribbled(void **state)
 		}
 		atomic_store(&in->read, UINT64_MAX - 15);
 		munmap(in, 4096);
-		leave(&c);
+		raw_leave(&c);
 	}
-	check_good();
+	raw_check_good();
 }
 
 static void test_never_reads(void **state)
@@ -699,27 +563,27 @@ static void test_never_reads(void **state)
 	Qllm__Generate g;
 	Qllm__Sampling s;
 	Qllm__Blob prompt;
-	struct client c = join(RING_BYTES_MIN), killed = join(0);
-	static struct answer a;
+	struct raw_client c = raw_join(RING_BYTES_MIN), killed = raw_join(0);
+	static struct raw_answer a;
 
 	(void)state;
 	/* R7: the ring holds some hundred tokens with 20 log-probabilities each; the rest waits, everybody else goes on. */
-	fill_generate(&frame, &g, &s, &prompt, 480);
+	raw_fill_generate(&frame, &g, &s, &prompt, 480);
 	s.has_logprobs = true;
 	s.logprobs = 20;
-	say(c.sock, &frame, 1000);
-	say(killed.sock, &frame, 1000);                         /* R10 */
-	leave(&killed);
+	raw_say(c.sock, &frame, 1000);
+	raw_say(killed.sock, &frame, 1000);                         /* R10 */
+	raw_leave(&killed);
 	for (unsigned i = 0; i < 5; i++)
-		check_good();
+		raw_check_good();
 	/* It reads at last, and nothing is lost. */
 	c.id = 1000;
-	assert_int_equal(finish(&c, &a), 0);
+	assert_int_equal(raw_finish(&c, &a), 0);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
 	assert_int_equal(a.n_tokens, 480);
-	assert_memory_equal(a.tokens, good_answer.tokens, sizeof(a.tokens[0]) * N_TEXT);
-	leave(&c);
-	check_good();
+	assert_memory_equal(a.tokens, raw_good_answer.tokens, sizeof(a.tokens[0]) * RAW_TEXT);
+	raw_leave(&c);
+	raw_check_good();
 }
 
 /* --- amounts ------------------------------------------------------------------------------------------------------- */
@@ -727,7 +591,7 @@ static void test_never_reads(void **state)
 static void test_limits(void **state)
 {
 	int socks[300];
-	struct client c = join(0);
+	struct raw_client c = raw_join(0);
 	Qllm__Frame frame;
 	Qllm__Generate g;
 	Qllm__Sampling s;
@@ -736,38 +600,38 @@ static void test_limits(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)          /* R12 */
-		socks[i] = dial();
-	check_good();
+		socks[i] = raw_dial();
+	raw_check_good();
 	for (size_t i = 0; i < ARRAY_SIZE(socks); i++)
 		if (socks[i] >= 0)
 			close(socks[i]);
-	check_good();
-	fill_generate(&frame, &g, &s, &prompt, 100);
+	raw_check_good();
+	raw_fill_generate(&frame, &g, &s, &prompt, 100);
 	for (uint32_t i = 0; i < 80; i++)
-		say(c.sock, &frame, 2000 + i);
+		raw_say(c.sock, &frame, 2000 + i);
 	while (busy + n_done < 80) {
-		static struct answer a;
+		static struct raw_answer a;
 		struct frame_in f;
 
-		read_ring(&c, &a);
+		raw_read_ring(&c, &a);
 		if (!ring_reader_sleep(c.ring))
 			continue;
-		assert_int_equal(next_frame(c.sock, &f), 0);
+		assert_int_equal(raw_next_frame(c.sock, &f), 0);
 		ring_reader_awake(c.ring);
 		busy += f.frame->body_case == QLLM__FRAME__BODY_ERROR && f.frame->error->code == EXIT_BUSY;
 		n_done += f.frame->body_case == QLLM__FRAME__BODY_DONE;
 		frame_in_deinit(&f);
 	}
 	assert_true(n_done >= 60);
-	leave(&c);
-	check_good();
+	raw_leave(&c);
+	raw_check_good();
 }
 
 static void test_replies_unread(void **state)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Show show = QLLM__SHOW__INIT;
-	struct client c = join(0);
+	struct raw_client c = raw_join(0);
 	bool gone = false;
 
 	(void)state;
@@ -787,22 +651,22 @@ static void test_replies_unread(void **state)
 		gone = r == -EPIPE || r == -ECONNRESET;
 	}
 	assert_true(gone);                      /* the queue of replies is bounded: the client loses */
-	leave(&c);
-	check_good();
+	raw_leave(&c);
+	raw_check_good();
 }
 
 static void test_truncated_model(void **state)
 {
 	char kept[100];
-	static struct answer a;
+	static struct raw_answer a;
 	int fd;
 
 	(void)state;
-	snprintf(kept, sizeof(kept), "%s", model_path);
-	snprintf(model_path, sizeof(model_path), "%s/cut.gguf", dir);
-	write_model(model_path);
-	fd = open(model_path, O_RDWR | O_CLOEXEC);
-	assert_int_equal(import(&good, "cut", fd, true, &a), 0);
+	snprintf(kept, sizeof(kept), "%s", raw_model_path);
+	snprintf(raw_model_path, sizeof(raw_model_path), "%s/cut.gguf", raw_dir);
+	raw_write_model(raw_model_path, NULL);
+	fd = open(raw_model_path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(raw_import(&raw_good, "cut", fd, true, &a), 0);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_LIST_REPLY);
 	{
 		Qllm__Frame frame;
@@ -810,20 +674,20 @@ static void test_truncated_model(void **state)
 		Qllm__Sampling s;
 		Qllm__Blob prompt;
 
-		fill_generate(&frame, &g, &s, &prompt, 4);
+		raw_fill_generate(&frame, &g, &s, &prompt, 4);
 		g.model = (char *)(uintptr_t)"cut";
-		ask(&good, &frame, &a);
+		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
 		assert_int_equal(ftruncate(fd, 4096), 0);
-		ask(&good, &frame, &a);
+		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.body, QLLM__FRAME__BODY_ERROR);
 		assert_int_equal(a.code, EXIT_FAILED);
-		ask(&good, &frame, &a);         /* and again: it is not loaded from the cut file */
+		raw_ask(&raw_good, &frame, &a);         /* and again: it is not loaded from the cut file */
 		assert_int_equal(a.code, EXIT_FAILED);
 	}
 	close(fd);
-	snprintf(model_path, sizeof(model_path), "%s", kept);
-	check_good();
+	snprintf(raw_model_path, sizeof(raw_model_path), "%s", kept);
+	raw_check_good();
 }
 
 static void test_no_descriptor_is_lost(void **state)
@@ -847,41 +711,39 @@ static void test_no_descriptor_is_lost(void **state)
 /* Last: a running request is allowed to end, then the daemon goes with exit 0 and takes its socket away. */
 static void test_terminate(void **state)
 {
-	struct client c = join(0);
-	static struct answer a;
+	struct raw_client c = raw_join(0);
+	static struct raw_answer a;
 	Qllm__Frame frame;
 	Qllm__Generate g;
 	Qllm__Sampling s;
 	Qllm__Blob prompt;
-	int status = -1;
 
 	(void)state;
-	fill_generate(&frame, &g, &s, &prompt, 400);
-	say(c.sock, &frame, ++c.id);
+	raw_fill_generate(&frame, &g, &s, &prompt, 400);
+	raw_say(c.sock, &frame, ++c.id);
 	usleep(20000);
-	kill(daemon_pid, SIGTERM);
-	assert_int_equal(finish(&c, &a), 0);
+	kill(raw_daemon, SIGTERM);
+	assert_int_equal(raw_finish(&c, &a), 0);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_DONE);
 	assert_int_equal(a.n_tokens, 400);
-	for (unsigned i = 0; i < 200 && waitpid(daemon_pid, &status, WNOHANG) == 0; i++)
-		usleep(50000);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
-	daemon_pid = 0;
-	assert_int_equal(access(sock_path, F_OK), -1);
-	leave(&c);
+	raw_wait_end();
+	raw_leave(&c);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_broken_datagrams),
+		cmocka_unit_test(test_cut_frames),
+		cmocka_unit_test(test_many_small_fields),
+		cmocka_unit_test(test_incomplete_messages),
 		cmocka_unit_test(test_random_bodies),
 		cmocka_unit_test(test_rules_of_the_connection),
 		cmocka_unit_test(test_parameters),
 		cmocka_unit_test(test_token_ids),
 		cmocka_unit_test(test_model_names),
 		cmocka_unit_test(test_fds_where_none_are_due),
+		cmocka_unit_test(test_import_of_no_file_or_two),
 		cmocka_unit_test(test_fds_of_all_kinds),
 		cmocka_unit_test(test_no_descriptors_left),
 		cmocka_unit_test(test_ring_scribbled),
@@ -893,5 +755,5 @@ int main(void)
 		cmocka_unit_test(test_terminate),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, raw_setup, raw_teardown);
 }
