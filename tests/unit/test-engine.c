@@ -837,7 +837,7 @@ static uint64_t wakeups(void)
 			unsigned long long n;
 
 			if (strncmp(line, "Name:", 5) == 0)
-				ours = strstr(line, "engine\n") || strstr(line, "qllm-pool");
+				ours = strcmp(line, "Name:\tengine\n") == 0 || strstr(line, "qllm-pool");
 			if (ours && (sscanf(line, "voluntary_ctxt_switches: %llu", &n) == 1 ||
 			             sscanf(line, "nonvoluntary_ctxt_switches: %llu", &n) == 1))
 				sum += n;
