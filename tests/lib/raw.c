@@ -331,9 +331,14 @@ int raw_teardown(void **state)
 
 	(void)state;
 	raw_leave(&raw_good);
-	if (raw_daemon > 0 && waitpid(raw_daemon, &status, WNOHANG) == 0) {
-		kill(raw_daemon, SIGKILL);
-		waitpid(raw_daemon, &status, 0);
+	if (raw_daemon > 0) {
+		if (waitpid(raw_daemon, &status, WNOHANG) == 0) {
+			kill(raw_daemon, SIGKILL);
+			waitpid(raw_daemon, &status, 0);
+		}
+		/* it has not ended by request and with exit 0: its last words say why */
+		snprintf(cmd, sizeof(cmd), "tail -n 60 '%s/log'", raw_dir);
+		status = system(cmd);
 	}
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", raw_dir);
 	return system(cmd);

@@ -19,8 +19,24 @@ SLOW = float(os.environ.get("QLLM_SLOW", "1"))
 OK, FAILED, USAGE, STATE, UNKNOWN, REFUSED, UNREACHABLE, BUSY, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 75, 124, 130
 
 
+# What a sanitizer says on stderr. Reports of daemons are collected here; run fails the test that they came up in.
+SANITIZERS = (b"ERROR: AddressSanitizer", b"ERROR: LeakSanitizer", b"runtime error:", b"WARNING: ThreadSanitizer",
+              b"ThreadSanitizer:DEADLYSIGNAL")
+_reports = []
+_daemons = []
+
+
 class Skip(Exception):
     pass
+
+
+def take_reports():
+    """Sanitizer reports since the last call, of daemons that run and of those that have ended."""
+    for d in _daemons:
+        d.examine()
+    found = list(_reports)
+    _reports.clear()
+    return found
 
 
 def program(name):
@@ -75,8 +91,21 @@ class Daemon:
                 f.write(config)
             self.options += ["--config", path]
         self.process = None
+        self.examined = 0
+
+    def examine(self):
+        """Collects what a sanitizer has written to the log since the last look."""
+        with open(self.log, "rb") as f:
+            f.seek(self.examined)
+            new = f.read()
+        first = min((at for at in map(new.find, SANITIZERS) if at >= 0), default=-1)
+        if first >= 0:
+            _reports.append(new[max(first - 200, 0):][:8000].decode("utf-8", "replace"))
+        self.examined += len(new)
 
     def start(self, wait=True):
+        if self not in _daemons:
+            _daemons.append(self)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [program("qllmd"), "--socket", self.socket, "--state-dir", self.state, "--cache-dir",
@@ -104,6 +133,7 @@ class Daemon:
         p = subprocess.run(self.argv(args), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout * SLOW,
                            env=env or environment())
+        assert not any(s in p.stderr for s in SANITIZERS), p.stderr.decode("utf-8", "replace")
         return Result(args, p.returncode, p.stdout, p.stderr)
 
     def json(self, *args, **more):
@@ -134,11 +164,14 @@ class Daemon:
             if self.process and self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
                 try:
-                    self.process.wait(10)
+                    self.process.wait(10 * SLOW)
                 except subprocess.TimeoutExpired:
                     self.process.kill()
                     self.process.wait()
         finally:
+            if self in _daemons:
+                self.examine()
+                _daemons.remove(self)
             shutil.rmtree(self.dir, ignore_errors=True)
 
 
