@@ -37,7 +37,7 @@ static int from_words(struct ctl_ids *ids, const char *p, size_t n, struct err *
 			continue;
 		}
 		snprintf(word, sizeof(word), "%.*s", (int)(len < 11 ? len : 11), p + i);
-		if (len > 10 || str_to_u64(word, &id) < 0 || id > INT32_MAX)
+		if (len > 10 || strlen(word) != len || str_to_u64(word, &id) < 0 || id > INT32_MAX)
 			return err_set(err, -EINVAL, "\"%s\" is no token id (0 to %d)",
 			               str_escape(shown, sizeof(shown), p + i, len), INT32_MAX);
 		if (vec_push(ids, (int32_t)id) < 0)
@@ -57,7 +57,7 @@ int ctl_ids_parse(struct ctl_ids *ids, const char *p, size_t n, struct err *err)
 		skip++;
 	if (skip == n || (p[skip] != '[' && p[skip] != '{'))
 		return from_words(ids, p, n, err);
-	j = json_loadb(p, n, 0, &at);
+	j = json_loadb(p, n, JSON_REJECT_DUPLICATES, &at);
 	if (!j)
 		return err_set(err, -EINVAL, "line %d: %s", at.line, at.text);
 	r = from_json(ids, j, err);

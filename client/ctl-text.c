@@ -84,7 +84,7 @@ static int read_json(struct ctl *c, const char *path, char **ret)
 
 	if (code != EXIT_OK)
 		return code;
-	j = json_loadb(text, n, 0, &at);
+	j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
 	if (!json_is_array(j)) {
 		code = j ? ctl_fail(c, EXIT_FAILED, "%s: wants a JSON list", path)
 		         : ctl_fail(c, EXIT_FAILED, "%s: line %d: %s", path, at.line, at.text);

@@ -130,6 +130,16 @@ static void test_ids(void **state)
 		{ "[]", 0, 0, 0 }, { "2147483647", 0, 1, INT32_MAX }, { "2147483648", -EINVAL, 0, 0 }, { "-1", -EINVAL, 0, 0 },
 		{ "[-1]", -EINVAL, 0, 0 }, { "[1.5]", -EINVAL, 0, 0 }, { "[1", -EINVAL, 0, 0 }, { "{\"a\":1}", -EINVAL, 0, 0 },
 		{ "1 x", -EINVAL, 0, 0 }, { "99999999999999999999", -EINVAL, 0, 0 },
+		/* J2..J7 */
+		{ "[18446744073709551616]", -EINVAL, 0, 0 }, { "[9223372036854775807]", -EINVAL, 0, 0 },
+		{ "[1e400]", -EINVAL, 0, 0 }, { "[NaN]", -EINVAL, 0, 0 }, { "[-0]", 0, 1, 0 },
+		{ "[1.0]", -EINVAL, 0, 0 }, { "[\"1\"]", -EINVAL, 0, 0 }, { "[null]", -EINVAL, 0, 0 },
+		{ "[true]", -EINVAL, 0, 0 }, { "[[1]]", -EINVAL, 0, 0 }, { "[1,]", -EINVAL, 0, 0 },
+		{ "[1]x", -EINVAL, 0, 0 }, { "[1][2]", -EINVAL, 0, 0 }, { "{}", -EINVAL, 0, 0 },
+		{ "{\"tokens\":1}", -EINVAL, 0, 0 }, { "{\"tokens\":[1],\"tokens\":[2]}", -EINVAL, 0, 0 },
+		{ "[\"\\ud800\"]", -EINVAL, 0, 0 }, { "[\"\xc0\xaf\"]", -EINVAL, 0, 0 },
+		{ "{\"\\u0000\":1}", -EINVAL, 0, 0 }, { "NaN", -EINVAL, 0, 0 }, { "1e3", -EINVAL, 0, 0 },
+		{ "0x10", -EINVAL, 0, 0 }, { "+1", -EINVAL, 0, 0 }, { "\xff", -EINVAL, 0, 0 },
 	};
 
 	(void)state;
@@ -147,6 +157,32 @@ static void test_ids(void **state)
 		}
 		vec_deinit(&ids);
 	}
+}
+
+/* J1, J6: what would be deep or long ends with one short sentence. */
+static void test_ids_at_length(void **state)
+{
+	static const struct { const char *head, *unit; } rows[] = {
+		{ "", "[" }, { "", "{\"tokens\":" }, { "[", "7" }, { "", "7" }, { "[1e", "7" }, { "[0.", "7" },
+	};
+	enum { N = 1 << 20 };
+	char *text = malloc(20 + 10 * N);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct ctl_ids ids = { 0 };
+		struct err err = { 0 };
+		size_t n = strlen(rows[i].head), len = strlen(rows[i].unit);
+
+		memcpy(text, rows[i].head, n);
+		for (size_t k = 0; k < N; k++, n += len)
+			memcpy(text + n, rows[i].unit, len);
+		assert_int_equal(ctl_ids_parse(&ids, text, n, &err), -EINVAL);
+		assert_in_range(strlen(err.text), 1, 200);
+		assert_null(strchr(err.text, '\n'));
+		vec_deinit(&ids);
+	}
+	free(text);
 }
 
 static void test_npy(void **state)
@@ -184,7 +220,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_options_before_and_after), cmocka_unit_test(test_wrong_usage), cmocka_unit_test(test_later),
-		cmocka_unit_test(test_table), cmocka_unit_test(test_ids), cmocka_unit_test(test_npy), cmocka_unit_test(test_text),
+		cmocka_unit_test(test_table), cmocka_unit_test(test_ids), cmocka_unit_test(test_ids_at_length), cmocka_unit_test(test_npy), cmocka_unit_test(test_text),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
