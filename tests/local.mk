@@ -5,7 +5,7 @@ TESTS += $(LINTS)
 
 # ./check is copied by hand: as a file to distribute it would mean make's own target of that name. The
 # folders of golden vectors and benches go as they are.
-EXTRA_DIST += .ci/run demo tests/lib/count-results.sh tests/lib/fetch-models.sh \
+EXTRA_DIST += .ci/run demo tests/README.md tests/lib/count-results.sh tests/lib/fetch-models.sh \
 	tests/lib/requirements.txt tests/lib/setup.sh
 dist-hook:
 	cp -p $(srcdir)/check $(distdir)/check
