@@ -8,16 +8,12 @@ import subprocess
 import tempfile
 import time
 
-from harness import (BAD, BUILD, FAILED, INTERRUPTED, MODE, MODELS, OK, SLOW, TIMEOUT, USAGE, Skip, environment, expect,
-                     program, same_keys, shared)
+from harness import (BAD, BUILD, FAILED, INTERRUPTED, MODE, MODELS, NO_TOKEN, OK, SLOW, TIMEOUT, USAGE, Skip, environment,
+                     expect, program, same_keys, shared)
 
 PARIS = "What is the capital of France?"
 TRICKY = [b"", b"a", b"Hello, world!", bytes(range(256)), b"\xff\xfe\x00\x01", "grün 日本語 🏳️‍🌈".encode(), b"\xe2\x82", b"\n\n \t  x",
           b"<|im_start|>user\nhi<|im_end|>", b" leading", b"trailing  "]
-
-
-# SmolLM2's vocabulary has no token for these bytes, so no tokenizer can keep them.
-NO_TOKEN = bytes([0x04, 0x06, 0x13, 0x14, 0x16, 0x1d, 0xc0, 0xc1, 0xf1, 0xf2, *range(0xf5, 0x100)])
 
 
 def read_npy(path):
