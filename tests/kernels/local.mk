@@ -15,7 +15,7 @@ libemulated512_la_SOURCES = \
 	tests/kernels/emulated-float.c tests/kernels/emulated-mm.c tests/kernels/simde512.h
 libemulated512_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_TEST_EMULATE=1
 # No sanitizers, as in kernels/local.mk.
-libemulated512_la_CFLAGS = $(PLAIN_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi
+libemulated512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi
 checkkernels_LDADD += libemulated512.la
 endif
 endif
