@@ -79,24 +79,20 @@ def test_32_clients():
     assert s["running"] + s["waiting"] + s["parked"] == 0 and s["connections"] == 1, s
 
 
-def busy_share(seconds=1.0):
-    """Share of the CPUs that is in use right now."""
-    def ticks():
-        with open("/proc/stat") as f:
-            t = [int(x) for x in f.readline().split()[1:9]]
-        return sum(t), t[3] + t[4]
-
-    all0, idle0 = ticks()
-    time.sleep(seconds)
-    all1, idle1 = ticks()
-    return 1 - (idle1 - idle0) / max(all1 - all0, 1)
+def others_seconds(d):
+    """CPU seconds that everything but the daemon and this test's own processes has used so far (the host's share too)."""
+    with open("/proc/stat") as f:
+        t = [int(x) for x in f.readline().split()[1:9]]
+    with open(f"/proc/{d.process.pid}/stat") as f:
+        daemon = sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+    return (sum(t) - t[3] - t[4] - daemon) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def test_long_prompt_delays_nobody():
     """A 4,000-token prompt of one client and the time between two tokens of another."""
     d = shared()
     d.ctl("load", "smollm2")
-    busy = busy_share()
+    began, others = time.monotonic(), others_seconds(d)
     writer = None
 
     def write():
@@ -116,8 +112,9 @@ def test_long_prompt_delays_nobody():
     gaps = sorted(b - a for a, b in zip(times, times[1:]))
     note = (f"largest gap {gaps[-1] * 1e3:.0f} ms, median {gaps[len(gaps) // 2] * 1e3:.1f} ms, the prompt took {took:.1f} s")
     assert took > 0.5 or MODE == "quick", "the long prompt was over before it could delay anything: " + note
-    if gaps[-1] > 0.3 * SLOW and busy > 0.3:
-        raise Skip(f"other programs use {busy:.0%} of the CPUs, so times mean nothing: {note}")
+    others = (others_seconds(d) - others) / (time.monotonic() - began)
+    if gaps[-1] > 0.3 * SLOW and others > 0.3:
+        raise Skip(f"other programs used {others:.1f} CPUs meanwhile, so times mean nothing: {note}")
     assert gaps[-1] <= 0.3 * SLOW, note
     return note
 
@@ -189,14 +186,14 @@ def test_restart_keeps_the_catalogue():
 
 
 def test_sigterm_drains():
-    with Daemon() as d:
+    with Daemon(config="[limits]\ndrain_seconds = 300\n") as d:
         expect(d.ctl("import", model_file("smollm2"), "--name", "m"), OK)
         expect(d.ctl("load", "m"), OK)
         p = d.popen("run", "m", "Tell me a story.", "--temp", "0", "--ignore-eos", "-n", "150")
         idle = d.popen("run", "m", "-", stdin=subprocess.PIPE)
         time.sleep(0.7)
         d.process.send_signal(signal.SIGTERM)
-        out, err = p.communicate(timeout=60 * SLOW)
+        out, err = p.communicate(timeout=240 * SLOW)
         assert p.returncode == OK and len(out) > 100, (p.returncode, out, err)
         d.process.wait(20 * SLOW)
         assert d.process.returncode == 0, d.tail()
