@@ -1,7 +1,7 @@
 /* exec - run a step: a batch of token rows of several sequences through all layers of one model's plan.
  *
  * Rows are independent but for attention, which sees its own sequence's KV; kernels give the same bits for any
- * batch, so what a sequence gets depends on its tokens alone (DESIGN: one answer whatever the batch).
+ * batch, so what a sequence gets depends on its tokens alone (doc/ARCHITECTURE.md, numbers).
  * Threads: the engine thread only; computes on the pool. */
 #pragma once
 #include <stdatomic.h>
