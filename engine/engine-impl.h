@@ -9,6 +9,7 @@
 #include "base/mbox.h"
 #include "engine/engine.h"
 #include "engine/exec.h"
+#include "engine/pace.h"
 #include "engine/seq.h"
 
 struct lane {
@@ -22,7 +23,7 @@ struct lane {
 	uint32_t n_requests;            /* admitted and waiting */
 	uint32_t rotate;                /* decode rows of the last step began here */
 	bool read_turn, forget, poisoned;
-	double row_s;                   /* seconds a prompt row takes, smoothed; 0 = not measured yet */
+	struct pace pace;
 	uint64_t fixed, page_bytes;     /* set once */
 	/* Read by any thread under engine.lock. */
 	_Atomic uint64_t pages, requests;

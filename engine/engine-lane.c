@@ -185,6 +185,7 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 	list_init(&l->seqs);
 	list_init(&l->reads);
 	l->model = model_ref(m);
+	pace_init(&l->pace, &m->hp);
 	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits, err);
 	if (r < 0)
 		return err_set(err, r, "no memory for the buffers of another model");

@@ -8,17 +8,19 @@
  *    request goes away unseen (its place in engine.rows becomes NULL, or its kv does).
  * 3. Chunk sizes follow the clock, results do not (exec.h). */
 #include <errno.h>
+#include <math.h>
 #include "base/num.h"
 #include "engine/engine-impl.h"
 
 enum {
 	QUANTUM = 32,                   /* prompt tokens of one share */
-	CHUNK_LEAST = 16,               /* prompt tokens a step however slow the machine is */
+	CHUNK_LEAST = 8,                /* prompt tokens a step however slow the machine is, and while that is not known */
 };
-static const double STEP_TARGET_S = 0.15;       /* a step that others' next tokens wait for takes about this long */
+static const double STEP_TARGET_S = 0.1;        /* steps between two tokens of others take about this long */
 
 struct step {
 	uint32_t n_slices, n_decode, n_prompt, n_logits;
+	double work;                    /* of the prompt rows, as pace counts */
 };
 
 static bool cancelled(struct request_state *s)
@@ -144,24 +146,48 @@ static bool others_decode(const struct engine *e)
 	return false;
 }
 
-static uint32_t prompt_budget(const struct engine *e, const struct lane *l, uint32_t n_decode)
+/* Lanes that compute something: each has a step between two tokens of any. */
+static uint32_t busy_lanes(const struct engine *e)
 {
-	double rows;
+	uint32_t n = 0;
 
-	if (l->row_s <= 0 || !others_decode(e))
-		return e->c.chunk;
-	rows = STEP_TARGET_S / l->row_s - (double)n_decode;
-	if (rows >= (double)e->c.chunk)
-		return e->c.chunk;
-	return MIN(e->c.chunk, rows > CHUNK_LEAST ? (uint32_t)rows : (uint32_t)CHUNK_LEAST);
+	list_for(&e->lanes, it)
+		n += container_of(it, struct lane, link)->n_active > 0;
+	return MAX(n, 1u);
+}
+
+/* Work that prompts may add to this step. */
+static double prompt_budget(const struct engine *e, const struct lane *l)
+{
+	return others_decode(e) ? pace_budget(&l->pace, STEP_TARGET_S / busy_lanes(e)) : HUGE_VAL;
+}
+
+/* Work of the next prompt row of s in this step. */
+static double next_work(const struct lane *l, const struct request_state *s)
+{
+	return pace_row(&l->pace, s->n_done + s->grant, seq_logits(s, s->grant + 1) > seq_logits(s, s->grant));
+}
+
+/* How many prompt tokens of s go next: a quantum, or what is left of the chunk and of the budget. */
+static uint32_t portion(const struct engine *e, const struct lane *l, const struct step *st,
+                        const struct request_state *s, double budget)
+{
+	uint32_t most = MIN(e->c.chunk - st->n_prompt, (uint32_t)QUANTUM);
+	uint32_t least = st->n_prompt < CHUNK_LEAST ? CHUNK_LEAST - st->n_prompt : 0;
+	double fit = (budget - st->work) / next_work(l, s);
+
+	if (fit >= (double)most)
+		return most;
+	return MIN(most, fit > (double)least ? (uint32_t)fit : least);
 }
 
 static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 {
-	uint32_t budget = prompt_budget(e, l, st->n_decode);
+	double budget = prompt_budget(e, l);
 
-	while (budget > 0) {
+	for (;;) {
 		struct request_state *best = NULL;
+		double work;
 		uint32_t n;
 
 		list_for(&l->seqs, it) {
@@ -172,11 +198,15 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 		}
 		if (!best)
 			break;
-		n = grant_more(e, st, best, MIN(budget, (uint32_t)QUANTUM));
+		n = portion(e, l, st, best, budget);
+		if (n == 0)
+			break;
+		work = next_work(l, best);
+		n = grant_more(e, st, best, n);
 		if (n > 0)
 			sched_charge(&e->sched, &best->sched, n);
-		budget -= n;
 		st->n_prompt += n;
+		st->work += (double)n * work;
 	}
 	list_for(&l->seqs, it) {
 		struct request_state *s = link_seq(it);
@@ -306,13 +336,11 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 			fail(e, e->rows[i], code, err->text[0] ? err->text : "the step could not be computed");
 }
 
-/* Seconds a prompt row takes, for prompt_budget; a step of few rows says nothing about it. */
+/* Few prompt rows beside much else say nothing about what one takes. */
 static void measure(struct lane *l, const struct step *st, double seconds)
 {
-	double row = seconds / (double)(st->n_prompt + st->n_decode);
-
-	if (st->n_prompt >= CHUNK_LEAST)
-		l->row_s = l->row_s > 0 ? 0.75 * l->row_s + 0.25 * row : row;
+	if (st->n_prompt == 0 || st->n_prompt >= CHUNK_LEAST)
+		pace_learn(&l->pace, st->work, seconds);
 }
 
 static bool run_step(struct engine *e, struct lane *l)
@@ -334,11 +362,11 @@ static bool run_step(struct engine *e, struct lane *l)
 		step_failed(e, l, &st, r, &err);
 		return true;
 	}
-	measure(l, &st, seq_now() - t0);
 	atomic_fetch_add_explicit(&e->steps, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->prompt_tokens, st.n_prompt, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->decode_tokens, st.n_decode, memory_order_relaxed);
 	use_step(e, &st, logits);
+	measure(l, &st, seq_now() - t0);
 	return true;
 }
 

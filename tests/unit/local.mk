@@ -67,6 +67,12 @@ tests_unit_test_sampler_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_sampler_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-sampler
 
+check_PROGRAMS += tests/unit/test-pace
+tests_unit_test_pace_SOURCES = tests/unit/test-pace.c
+tests_unit_test_pace_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_pace_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
+UNIT_TESTS += tests/unit/test-pace
+
 check_PROGRAMS += tests/unit/test-engine
 tests_unit_test_engine_SOURCES = tests/unit/test-engine.c
 tests_unit_test_engine_CPPFLAGS = $(UNIT_CPPFLAGS)

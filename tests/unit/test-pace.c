@@ -1,0 +1,113 @@
+/* pace: work grows with position and logits as the shape says; steps settle at the target on any machine. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <cmocka.h>
+#include "base/num.h"
+#include "engine/pace.h"
+
+static const struct hparams plain = {
+	.n_vocab = 50000, .n_embd = 512, .n_layer = 10, .n_head = 8, .n_head_kv = 4, .head_dim = 64, .n_ff = 2048,
+};
+
+static void test_work(void **state)
+{
+	struct hparams hp = plain;
+	struct pace p;
+	double far, logits;
+
+	(void)state;
+	pace_init(&p, &hp);
+	assert_true(pace_row(&p, 0, false) > 1 && pace_row(&p, 0, false) < 1.01);
+	far = pace_row(&p, 8000, false);
+	assert_true(far > 3 && far < 10);
+	logits = pace_row(&p, 0, true) - pace_row(&p, 0, false);
+	assert_true(fabs(logits - 50000.0 * 512 / (10 * (512.0 * 1536 + 3.0 * 512 * 2048))) < 1e-9);
+	hp.window = 512;
+	assert_true(pace_row(&p, 8000, false) == pace_row(&p, 511, false));
+	hp.window_period = 5;           /* 2 of 10 layers see everything */
+	assert_true(fabs(pace_row(&p, 8000, false) - 1 - (far - 1) * (8001 * 2 + 512 * 8) / (8001 * 10)) < 1e-9);
+}
+
+/* A machine that takes base + unit * work; returns the step it settles at, *worst the longest on the way. */
+static double settle(double base, double unit, bool base_known, uint32_t *pos, double *worst)
+{
+	struct pace p;
+	double seconds = 0;
+
+	pace_init(&p, &plain);
+	*worst = 0;
+	if (base_known)
+		pace_learn(&p, 0, base);
+	for (unsigned i = 0; i < 60; i++) {
+		double budget = pace_budget(&p, 0.1), work = 0;
+		uint32_t n = 0;
+
+		while (n < 8 || (n < 128 && work + pace_row(&p, *pos, false) <= budget)) {
+			work += pace_row(&p, *pos, false);
+			n++;
+		}
+		*pos += n;
+		seconds = base + unit * work;
+		*worst = fmax(*worst, seconds);
+		pace_learn(&p, work, seconds);
+	}
+	return seconds;
+}
+
+static void test_settles(void **state)
+{
+	static const double units[] = { 0.001, 0.003, 0.006 };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(units); i++)
+		for (unsigned known = 0; known < 2; known++) {
+			uint32_t pos = 0;
+			double worst, last = settle(0.01, units[i], known, &pos, &worst);
+
+			if (last < 0.085 || last > 0.105 || worst > 0.125)
+				fail_msg("unit %g: settles at %g, at most %g", units[i], last, worst);
+		}
+}
+
+/* A machine whose decode step takes longer than the target gives prompts as much again, not a trickle. */
+static void test_slow_machine(void **state)
+{
+	uint32_t pos = 0;
+	double worst, last = settle(0.4, 0.01, true, &pos, &worst);
+
+	(void)state;
+	assert_true(last > 0.7 && last < 0.85 && worst < 0.85);
+}
+
+/* Reacts at once to a machine that became slower, forgets an outlier. */
+static void test_reacts(void **state)
+{
+	struct pace p;
+	double usual;
+
+	(void)state;
+	pace_init(&p, &plain);
+	assert_true(pace_budget(&p, 0.1) == 0);
+	for (unsigned i = 0; i < 20; i++)
+		pace_learn(&p, 20, 0.1);
+	usual = pace_budget(&p, 0.1);
+	assert_true(fabs(usual - 20) < 0.1);
+	pace_learn(&p, 20, 0.2);
+	assert_true(pace_budget(&p, 0.1) < 14);
+	for (unsigned i = 0; i < 20; i++)
+		pace_learn(&p, 20, 0.1);
+	assert_true(fabs(pace_budget(&p, 0.1) - usual) < 0.2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_work), cmocka_unit_test(test_settles), cmocka_unit_test(test_slow_machine),
+		cmocka_unit_test(test_reacts),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
