@@ -313,12 +313,13 @@ static void call_on_tick(struct post *p)
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Progress progress = QLLM__PROGRESS__INIT;
 
-	atomic_store(&c->tick_pending, false);
 	progress.has_done = progress.has_total = true;
 	progress.phase = (char *)(uintptr_t)c->progress_phase;
 	progress.unit = (char *)(uintptr_t)c->progress_unit;
 	progress.done = atomic_load(&c->progress_done);
 	progress.total = atomic_load(&c->progress_total);
+	/* only now may the worker write them again; the frame holds copies, of the strings too: they are literals */
+	atomic_store(&c->tick_pending, false);
 	frame.body_case = QLLM__FRAME__BODY_PROGRESS;
 	frame.progress = &progress;
 	send_reply(c, &frame, NULL);
