@@ -1,6 +1,6 @@
-/* cleanup - scope-bound ownership. `_cleanup_(foo_freep) struct foo *f = NULL;` frees on every return;
- * STEAL(f) hands the pointer on and leaves NULL behind. DEFINE_FREEP(foo_free) makes foo_freep for a
- * `T *foo_free(T *)` that accepts NULL and returns NULL. */
+/* cleanup - scope-bound ownership. `_cleanup_(foo_freep) struct foo *f = NULL;` frees on every
+ * return; STEAL(f) hands the pointer on and leaves NULL behind. DEFINE_FREEP(foo_free) makes
+ * foo_freep for a `T *foo_free(T *)` that accepts NULL and returns NULL. */
 #pragma once
 #include <stdio.h>
 #include <stdlib.h>

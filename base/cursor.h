@@ -1,5 +1,5 @@
-/* cursor - bounds-checked little-endian reader over bytes. A read past the end yields 0 (or an empty string)
- * and turns the cursor bad for good: one test a record is enough. */
+/* cursor - bounds-checked little-endian reader over bytes. A read past the end yields 0 (or an
+ * empty string) and turns the cursor bad for good: one test a record is enough. */
 #pragma once
 #include "base/str.h"
 

@@ -2,8 +2,8 @@
  *
  * Invariants:
  * 1. A call that fails leaves no new descriptor open.
- * 2. Received descriptors are close-on-exec from the start and always owned by someone: the caller's
- *    set, or closed here. */
+ * 2. Received descriptors are close-on-exec from the start and always owned by someone: the
+ *    caller's set, or closed here. */
 #include "base/fd.h"
 #include "base/cleanup.h"
 #include "base/mem.h"
@@ -128,7 +128,10 @@ ssize_t fd_recvmsg(int sock, void *buf, size_t size, struct fd_set_in *fds, int 
 	union scm_space space;
 	struct iovec iov = { buf, size };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space.bytes, .msg_controllen = sizeof(space.bytes),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = space.bytes,
+		.msg_controllen = sizeof(space.bytes),
 	};
 	struct fd_set_in got = { .n = 0 };
 	ssize_t n;
@@ -200,7 +203,8 @@ void fd_set_close(struct fd_set_in *fds)
 
 int fd_memfd(const char *name, uint64_t size)
 {
-	_cleanup_close_ int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	_cleanup_close_ int fd = memfd_create(name,
+	                                      MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 	int r;
 
 	if (size > INT64_MAX)

@@ -1,30 +1,35 @@
-/* fd - descriptors: whole reads and writes, SCM_RIGHTS, sealed memfds. Errors: negative errno. EINTR is handled. */
+/* fd - descriptors: whole reads and writes, SCM_RIGHTS, sealed memfds. Errors: negative errno.
+ * EINTR is handled. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-int fd_pread_all(int fd, void *buf, size_t n, uint64_t offset);         /* -EIO when the file ends early */
+/* -EIO when the file ends early */
+int fd_pread_all(int fd, void *buf, size_t n, uint64_t offset);
 int fd_write_all(int fd, const void *buf, size_t n);
 int fd_pwrite_all(int fd, const void *buf, size_t n, uint64_t offset);
 /* Read a whole small file; -EFBIG past max. *ret is NUL-terminated, mem_free. */
 int fd_read_file(int fd, size_t max, char **ret, size_t *ret_n);
 
 enum { FD_SCM_MAX = 253 };
-struct fd_set_in {                      /* fds received with one datagram; the caller closes or steals them */
+/* fds received with one datagram; the caller closes or steals them */
+struct fd_set_in {
 	int fd[FD_SCM_MAX];
 	unsigned n;
 	bool truncated;                 /* MSG_CTRUNC or MSG_TRUNC */
 };
-/* One datagram. Returns its length (0 = end or empty datagram), or negative errno. MSG_CMSG_CLOEXEC, MSG_DONTWAIT by flags. */
+/* One datagram. Returns its length (0 = end or empty datagram), or negative errno.
+ * MSG_CMSG_CLOEXEC, MSG_DONTWAIT by flags. */
 ssize_t fd_recvmsg(int sock, void *buf, size_t size, struct fd_set_in *fds, int flags);
-/* One datagram with up to 253 fds (kept by the caller). 0 or negative errno (-EAGAIN when full). MSG_NOSIGNAL. */
+/* One datagram with up to 253 fds (kept by the caller). 0 or negative errno (-EAGAIN when full).
+ * MSG_NOSIGNAL. */
 int fd_sendmsg(int sock, const void *buf, size_t n, const int *fds, unsigned n_fds, int flags);
 void fd_set_close(struct fd_set_in *fds);
 
-/* memfd of `size` bytes, allocated now (fallocate), MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_NOEXEC_SEAL where known.
- * Returns fd or negative errno. Seal afterwards with fd_seal. */
+/* memfd of `size` bytes, allocated now (fallocate), MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_NOEXEC_SEAL
+ * where known. Returns fd or negative errno. Seal afterwards with fd_seal. */
 int fd_memfd(const char *name, uint64_t size);
 int fd_seal(int fd, unsigned seals);                                    /* F_SEAL_* */
 /* A memfd holding exactly p[0,n), sealed SHRINK|GROW|WRITE|SEAL; fd or negative errno. */

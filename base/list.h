@@ -32,5 +32,6 @@ static inline void list_remove(struct list *node)       /* harmless on an unlink
 #define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define list_for(head, it) for (struct list *it = (head)->next; it != (head); it = it->next)
 /* `it` may be removed inside the loop. */
-#define list_for_safe(head, it) \
-	for (struct list *it = (head)->next, *next_ = it->next; it != (head); it = next_, next_ = it->next)
+#define list_for_safe(head, it)                                               \
+	for (struct list *it = (head)->next, *next_ = it->next; it != (head); \
+	     it = next_, next_ = it->next)

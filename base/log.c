@@ -19,7 +19,8 @@ static void to_stderr(enum log_level level, const char *text)
 		[LOG_L_INFO] = "", [LOG_L_DEBUG] = "debug: ",
 	};
 	char line[LINE_MAX_BYTES + 128];
-	int n = snprintf(line, sizeof(line), "%s: %s%s\n", program_invocation_short_name, names[level], text);
+	int n = snprintf(line, sizeof(line), "%s: %s%s\n", program_invocation_short_name,
+	                 names[level], text);
 
 	if (n < 0)
 		return;
@@ -32,7 +33,8 @@ static void to_stderr(enum log_level level, const char *text)
 }
 
 static void emit(enum log_level level, const char *message_id, const struct log_field *fields,
-                 unsigned n_fields, const char *format, va_list ap) __attribute__((format(printf, 5, 0)));
+                 unsigned n_fields, const char *format, va_list ap)
+	__attribute__((format(printf, 5, 0)));
 static void emit(enum log_level level, const char *message_id, const struct log_field *fields,
                  unsigned n_fields, const char *format, va_list ap)
 {
@@ -71,8 +73,8 @@ void log_msg(enum log_level level, const char *format, ...)
 	va_end(ap);
 }
 
-void log_fields(enum log_level level, const char *message_id, const struct log_field *fields, unsigned n_fields,
-                const char *format, ...)
+void log_fields(enum log_level level, const char *message_id, const struct log_field *fields,
+                unsigned n_fields, const char *format, ...)
 {
 	va_list ap;
 

@@ -1,9 +1,11 @@
-/* map - open addressing with linear probing; removal shifts the run back, so there are no tombstones.
+/* map - open addressing with linear probing; removal shifts the run back, so there are no
+ * tombstones.
  *
  * Invariants:
  * 1. The table has a power of two of slots and at most 3/4 are used: every probe ends.
  * 2. A key's slot is reached from its hash's home slot over used slots only.
- * 3. The hash's secret is random for each process: colliding names cannot be computed beforehand. */
+ * 3. The hash's secret is random for each process: colliding names cannot be computed
+ *    beforehand. */
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/num.h"

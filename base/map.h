@@ -1,5 +1,5 @@
-/* map - hash map from byte strings to pointers; keyed by a per-process random seed (XXH3), so that names
- * chosen by a hostile file cannot collide on purpose. Keys are copied. Not thread-safe. */
+/* map - hash map from byte strings to pointers; keyed by a per-process random seed (XXH3), so that
+ * names chosen by a hostile file cannot collide on purpose. Keys are copied. Not thread-safe. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

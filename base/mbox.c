@@ -2,7 +2,8 @@
  *
  * Invariants (under the lock):
  * 1. A non-empty box has signalled set; signalled means the eventfd holds a value.
- * 2. Only a pop or wait that finds the box empty drains, so a push in between is never forgotten. */
+ * 2. Only a pop or wait that finds the box empty drains, so a push in between is never
+ *    forgotten. */
 #include "base/mbox.h"
 #include "base/cleanup.h"
 #include "base/mem.h"

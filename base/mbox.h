@@ -5,9 +5,12 @@
 
 struct mbox;
 int mbox_new(struct mbox **ret);
-struct mbox *mbox_free(struct mbox *m);                 /* items left are the caller's loss: pop first */
+/* items left are the caller's loss: pop first */
+struct mbox *mbox_free(struct mbox *m);
 void mbox_push(struct mbox *m, struct list *item);
 struct list *mbox_pop(struct mbox *m);                  /* NULL when empty; FIFO */
-int mbox_fd(const struct mbox *m);                      /* for poll/sd-event; drained by mbox_pop returning NULL */
-/* Sleep until non-empty or timeout_ms (-1 = for ever); 1 = items, 0 = timed out. Consumer thread only. */
+/* for poll/sd-event; drained by mbox_pop returning NULL */
+int mbox_fd(const struct mbox *m);
+/* Sleep until non-empty or timeout_ms (-1 = for ever); 1 = items, 0 = timed out. Consumer thread
+ * only. */
 int mbox_wait(struct mbox *m, int timeout_ms);

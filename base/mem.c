@@ -2,7 +2,8 @@
  *
  * Invariants:
  * 1. NULL means failure, never an empty block: zero bytes are served as one.
- * 2. Every block comes from the C library's heap, whatever its alignment, so one mem_free serves all.
+ * 2. Every block comes from the C library's heap, whatever its alignment, so one mem_free serves
+ *    all.
  * 3. An unarmed fault costs one relaxed load; nothing else in the program may depend on it. */
 #include "base/mem.h"
 #include "base/num.h"
@@ -75,8 +76,8 @@ void *mem_reallocn(void *p, size_t n, size_t size)
 	return mem_realloc(p, total);
 }
 
-/* Zero a fresh block. The whole pages of a large one are given back to the kernel, which reads as zeros: buffers sized
- * for the worst case then take memory only as far as they are used. */
+/* Zero a fresh block. The whole pages of a large one are given back to the kernel, which reads as
+ * zeros: buffers sized for the worst case then take memory only as far as they are used. */
 static void zero(void *p, size_t size)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -84,7 +85,8 @@ static void zero(void *p, size_t size)
 	char *first = (char *)(((uintptr_t)start + page - 1) & ~(page - 1));
 	char *last = (char *)((uintptr_t)end & ~(page - 1));
 
-	if (size < ZERO_LARGE || first >= last || madvise(first, (size_t)(last - first), MADV_DONTNEED) < 0) {
+	if (size < ZERO_LARGE || first >= last ||
+	    madvise(first, (size_t)(last - first), MADV_DONTNEED) < 0) {
 		memset(p, 0, size);
 		return;
 	}

@@ -13,8 +13,12 @@
 #define MAX(a, b) MAX_(a, b, __COUNTER__)
 #define MIN_(a, b, id) PICK_(a, <, b, id)
 #define MAX_(a, b, id) PICK_(a, >, b, id)
-#define PICK_(a, op, b, id) (__extension__({ __typeof__(a) a_##id = (a); __typeof__(b) b_##id = (b); \
-	a_##id op b_##id ? a_##id : b_##id; }))
+#define PICK_(a, op, b, id)                         \
+	(__extension__({                            \
+		__typeof__(a) a_##id = (a);         \
+		__typeof__(b) b_##id = (b);         \
+		a_##id op b_##id ? a_##id : b_##id; \
+	}))
 #define CLAMP(x, lo, hi) MIN(MAX(x, lo), hi)
 #define DIV_UP(a, b) (((a) + (b) - 1) / (b))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

@@ -1,4 +1,5 @@
-/* pool - fork-join over chunks with one claim word, one done counter and a futex word for each sleeper.
+/* pool - fork-join over chunks with one claim word, one done counter and a futex word for each
+ * sleeper.
  *
  * The claim word is epoch << 32 | chunks left. A thread claims by a compare-and-swap that takes one
  * off, and only then reads the phase's function and chunk count: while a claimed chunk is not yet
@@ -8,15 +9,15 @@
  * Invariants:
  * 1. fn, arg and n_chunks are written by the owner only while no chunk is claimed and none is left.
  * 2. done counts chunks of the current phase; the phase ends at done == n_chunks.
- * 3. A worker that sleeps has asleep == 1 stored before it looked at the claim word a last time, and
- *    the owner publishes the word before it looks at asleep (both sequentially consistent): one of
- *    the two sees the other, so no wake-up is lost and none is sent to a thread that runs.
+ * 3. A worker that sleeps has asleep == 1 stored before it looked at the claim word a last time,
+ *    and the owner publishes the word before it looks at asleep (both sequentially consistent): one
+ *    of the two sees the other, so no wake-up is lost and none is sent to a thread that runs.
  * 4. Workers at or above `active` neither claim nor get woken. With active == 1 the owner computes
  *    alone and publishes nothing.
  *
- * Straggling: where another process owns a worker's core, each phase may wait for a whole time slice
- * (milliseconds) of that process. Two such waits close together drop a quarter of the threads; a
- * probe takes one back after a delay that doubles while probes fail. */
+ * Straggling: where another process owns a worker's core, each phase may wait for a whole time
+ * slice (milliseconds) of that process. Two such waits close together drop a quarter of the
+ * threads; a probe takes one back after a delay that doubles while probes fail. */
 #include "base/pool.h"
 #include "base/cleanup.h"
 #include "base/mem.h"
@@ -36,7 +37,8 @@ enum {
 	SPIN_NS = 50 * 1000,
 	SPIN_BATCH = 32,                        /* pauses between two looks at the clock */
 	LONG_WAIT_NS = 1000 * 1000,
-	LONG_WAIT_CHUNKS = 3,                   /* and this many times the mean chunk: not just a big one */
+	/* and this many times the mean chunk: not just a big one */
+	LONG_WAIT_CHUNKS = 3,
 	LONG_WAITS_TO_DROP = 2,
 	WINDOW_NS = 200 * 1000 * 1000,          /* within which they must fall */
 	PROBE_MIN_NS = 100 * 1000 * 1000,
@@ -106,7 +108,8 @@ static uint32_t run_chunks(struct pool *p, uint32_t thread)
 	uint32_t ran = 0;
 
 	while (chunks_left(claim) > 0) {
-		if (!atomic_compare_exchange_weak_explicit(&p->claim, &claim, claim - 1, memory_order_acq_rel,
+		if (!atomic_compare_exchange_weak_explicit(&p->claim, &claim, claim - 1,
+		                                           memory_order_acq_rel,
 		                                           memory_order_acquire))
 			continue;
 		p->fn(p->arg, p->n_chunks - chunks_left(claim), thread);
@@ -127,8 +130,8 @@ static void report_done(struct pool *p, uint32_t ran)
 
 static bool has_work(const struct worker *w)
 {
-	return atomic_load(&w->pool->stop) ||
-	       (chunks_left(atomic_load(&w->pool->claim)) > 0 && w->index < atomic_load(&w->pool->active));
+	return atomic_load(&w->pool->stop) || (chunks_left(atomic_load(&w->pool->claim)) > 0 &&
+	                                       w->index < atomic_load(&w->pool->active));
 }
 
 static void worker_sleep(struct worker *w)
@@ -146,7 +149,8 @@ static void worker_wait(struct worker *w)
 
 	while (w->index < atomic_load_explicit(&w->pool->active, memory_order_relaxed)) {
 		for (unsigned i = 0; i < SPIN_BATCH; i++) {
-			if (chunks_left(atomic_load_explicit(&w->pool->claim, memory_order_relaxed)) > 0 ||
+			if (chunks_left(atomic_load_explicit(&w->pool->claim,
+			                                     memory_order_relaxed)) > 0 ||
 			    atomic_load_explicit(&w->pool->stop, memory_order_relaxed))
 				return;
 			relax();
@@ -281,8 +285,9 @@ void pool_run(struct pool *p, pool_fn fn, void *arg, uint32_t n_chunks)
 	atomic_store_explicit(&p->beats, p->beats + n_chunks, memory_order_relaxed);
 }
 
-/* Signals belong to the caller's main loop, never to a worker; but for those that a thread's own access raises: a
- * blocked SIGBUS would kill the process instead of reaching the guard of the mapped weights. */
+/* Signals belong to the caller's main loop, never to a worker; but for those that a thread's own
+ * access raises: a blocked SIGBUS would kill the process instead of reaching the guard of the
+ * mapped weights. */
 static int start_worker(struct pool *p, uint32_t index)
 {
 	struct worker *w = &p->workers[index - 1];

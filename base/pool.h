@@ -1,25 +1,30 @@
 /* pool - fork-join over chunks. One caller thread (which computes too) and n-1 workers.
  *
- * A phase is the range of chunks [0, n) claimed from one atomic word that also carries the phase's epoch; it ends
- * when all chunks are done, not when all threads have arrived, so a thread that lost its core delays only the
- * chunk it holds. Waiting spins for at most 50 us, then sleeps on a futex; an idle pool makes no wake-up.
- * After repeated long waits for a straggler (another process owns its core) the pool drops to fewer threads and
- * probes again later. Results must not depend on which thread ran a chunk. */
+ * A phase is the range of chunks [0, n) claimed from one atomic word that also carries the phase's
+ * epoch; it ends when all chunks are done, not when all threads have arrived, so a thread that lost
+ * its core delays only the chunk it holds. Waiting spins for at most 50 us, then sleeps on a futex;
+ * an idle pool makes no wake-up. After repeated long waits for a straggler (another process owns
+ * its core) the pool drops to fewer threads and probes again later. Results must not depend on
+ * which thread ran a chunk. */
 #pragma once
 #include <stdint.h>
 
 struct pool;
-/* Run chunk `i`; `thread` in [0, n_threads) indexes per-thread scratch: no two running chunks share it. */
+/* Run chunk `i`; `thread` in [0, n_threads) indexes per-thread scratch: no two running chunks share
+ * it. */
 typedef void (*pool_fn)(void *arg, uint32_t i, uint32_t thread);
 
-int pool_new(struct pool **ret, uint32_t n_threads);            /* n_threads >= 1, caller included; -ENOMEM, -EAGAIN */
+/* n_threads >= 1, caller included; -ENOMEM, -EAGAIN */
+int pool_new(struct pool **ret, uint32_t n_threads);
 struct pool *pool_free(struct pool *p);
 uint32_t pool_threads(const struct pool *p);
-/* Run fn for every i in [0, n_chunks), return when all are done. Only the owning thread calls it, never nested. */
+/* Run fn for every i in [0, n_chunks), return when all are done. Only the owning thread calls it,
+ * never nested. */
 void pool_run(struct pool *p, pool_fn fn, void *arg, uint32_t n_chunks);
 
 struct pool_stats {
-	uint64_t phases, long_waits;    /* long_waits: phases whose end waited > 1 ms for a straggler */
+	/* long_waits: phases whose end waited > 1 ms for a straggler */
+	uint64_t phases, long_waits;
 	uint32_t active;                /* threads in use now */
 	uint64_t beats;                 /* chunks finished so far: the watchdog's heartbeat */
 };

@@ -1,5 +1,5 @@
-/* poolsize - how many threads this process may use: the least of its affinity mask, its cgroups' CPU
- * quotas and the physical cores behind the mask. What cannot be read does not limit. */
+/* poolsize - how many threads this process may use: the least of its affinity mask, its cgroups'
+ * CPU quotas and the physical cores behind the mask. What cannot be read does not limit. */
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/mem.h"
@@ -29,7 +29,8 @@ static unsigned core_of(unsigned cpu)
 	char path[128];
 	unsigned first;
 
-	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", cpu);
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list",
+	         cpu);
 	text = read_text(path);
 	return text && sscanf(text, "%u", &first) == 1 && first < CPUS_MAX ? first : cpu;
 }
@@ -57,7 +58,8 @@ static void count_cpus(uint32_t *ret_cpus, uint32_t *ret_cores)
 
 static uint32_t quota_cpus(long long quota, long long period)
 {
-	return quota > 0 && period > 0 ? (uint32_t)CLAMP(DIV_UP(quota, period), 1, CPUS_MAX) : UINT32_MAX;
+	return quota > 0 && period > 0 ? (uint32_t)CLAMP(DIV_UP(quota, period), 1, CPUS_MAX)
+	                               : UINT32_MAX;
 }
 
 /* The quota of one cgroup directory, either version; UINT32_MAX when it sets none. */
@@ -70,14 +72,18 @@ static uint32_t quota_at(const char *dir, bool v2)
 	if (v2) {
 		snprintf(path, sizeof(path), "%s/cpu.max", dir);
 		text = read_text(path);
-		return text && sscanf(text, "%lld %lld", &quota, &period) == 2 ? quota_cpus(quota, period) : UINT32_MAX;
+		return text && sscanf(text, "%lld %lld", &quota, &period) == 2
+		               ? quota_cpus(quota, period)
+		               : UINT32_MAX;
 	}
 	snprintf(path, sizeof(path), "%s/cpu.cfs_quota_us", dir);
 	text = read_text(path);
 	snprintf(path, sizeof(path), "%s/cpu.cfs_period_us", dir);
 	period_text = read_text(path);
-	return text && period_text && sscanf(text, "%lld", &quota) == 1 && sscanf(period_text, "%lld", &period) == 1
-		? quota_cpus(quota, period) : UINT32_MAX;
+	return text && period_text && sscanf(text, "%lld", &quota) == 1 &&
+	                       sscanf(period_text, "%lld", &period) == 1
+	               ? quota_cpus(quota, period)
+	               : UINT32_MAX;
 }
 
 /* A parent's quota binds its children too: take the least on the way up to the mount point. */
@@ -87,7 +93,8 @@ static uint32_t quota_upward(const char *root, const char *group, bool v2)
 	size_t root_len = strlen(root);
 	uint32_t least = UINT32_MAX;
 
-	if (snprintf(dir, sizeof(dir), "%s%s", root, strcmp(group, "/") ? group : "") >= (int)sizeof(dir))
+	if (snprintf(dir, sizeof(dir), "%s%s", root, strcmp(group, "/") ? group : "") >=
+	    (int)sizeof(dir))
 		return least;
 	for (;;) {
 		char *slash;
@@ -110,7 +117,8 @@ static uint32_t cgroup_cpus(void)
 	if (!text)
 		return least;
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+		char *controllers = strchr(line, ':'),
+		     *group = controllers ? strchr(controllers + 1, ':') : NULL;
 		char padded[256];
 
 		if (!group)
@@ -147,11 +155,13 @@ uint32_t pool_default_threads(const char **why)
 		reason = "cgroup CPU quota";
 	}
 	if (quota == UINT32_MAX)
-		snprintf(sentence, sizeof(sentence), "%s: %u CPUs allowed, %u physical cores, no CPU quota", reason,
-		         cpus, cores);
+		snprintf(sentence, sizeof(sentence),
+		         "%s: %u CPUs allowed, %u physical cores, no CPU quota", reason, cpus,
+		         cores);
 	else
-		snprintf(sentence, sizeof(sentence), "%s: %u CPUs allowed, %u physical cores, quota of %u CPUs", reason,
-		         cpus, cores, quota);
+		snprintf(sentence, sizeof(sentence),
+		         "%s: %u CPUs allowed, %u physical cores, quota of %u CPUs", reason, cpus,
+		         cores, quota);
 	if (why)
 		*why = sentence;
 	return n;

@@ -198,7 +198,7 @@ char *str_escape(char *out, size_t size, const void *p, size_t n)
 {
 	static const char hex[] = "0123456789abcdef";
 	const char *s = p;
-	size_t at = 0, safe = 0;        /* safe: the last unit boundary with room for "..." behind it */
+	size_t at = 0, safe = 0; /* safe: the last unit boundary with room for "..." behind it */
 
 	if (size == 0)
 		return out;
@@ -248,7 +248,8 @@ int str_to_u64(const char *s, uint64_t *ret)
 		if (*p < '0' || *p > '9')
 			return -EINVAL;
 	for (; *s; s++)
-		if (mul_overflows(x, (uint64_t)10, &x) || add_overflows(x, (uint64_t)(*s - '0'), &x))
+		if (mul_overflows(x, (uint64_t)10, &x) ||
+		    add_overflows(x, (uint64_t)(*s - '0'), &x))
 			return -ERANGE;
 	*ret = x;
 	return 0;

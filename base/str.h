@@ -16,19 +16,23 @@ struct sbuf {                           /* growable, always NUL-terminated once 
 	char *p;
 	size_t n, cap, max;             /* max 0 = unbounded; beyond it appends fail with -ENOSPC */
 };
-int sbuf_append(struct sbuf *s, const void *p, size_t n);             /* 0, -ENOMEM, -ENOSPC; unchanged on failure */
+/* 0, -ENOMEM, -ENOSPC; unchanged on failure */
+int sbuf_append(struct sbuf *s, const void *p, size_t n);
 int sbuf_printf(struct sbuf *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
-char *sbuf_steal(struct sbuf *s);                                     /* NUL-terminated, mem_free; "" when empty; NULL on no memory */
+char *sbuf_steal(struct sbuf *s); /* NUL-terminated, mem_free; "" when empty; NULL on no memory */
 void sbuf_deinit(struct sbuf *s);
 
 bool utf8_valid(const char *p, size_t n);
-/* Decode one code point at p (n > 0 bytes left): returns its length 1..4, or 0 when invalid or cut. */
+/* Decode one code point at p (n > 0 bytes left): returns its length 1..4, or 0 when invalid or
+ * cut. */
 unsigned utf8_decode(const char *p, size_t n, uint32_t *ret_cp);
-unsigned utf8_encode(uint32_t cp, char out[4]);                       /* 1..4; 0 for surrogates and > 10FFFF */
-/* Length of the longest prefix of p[0,n) that does not end inside a code point that could still be completed. */
+/* 1..4; 0 for surrogates and > 10FFFF */
+unsigned utf8_encode(uint32_t cp, char out[4]);
+/* Length of the longest prefix of p[0,n) that does not end inside a code point that could still be
+ * completed. */
 size_t utf8_complete_prefix(const char *p, size_t n);
-/* Printable form of untrusted bytes: control bytes and bad UTF-8 become \xNN, at most `size`-1 bytes, "..." when cut.
- * Returns out. */
+/* Printable form of untrusted bytes: control bytes and bad UTF-8 become \xNN, at most `size`-1
+ * bytes, "..." when cut. Returns out. */
 char *str_escape(char *out, size_t size, const void *p, size_t n);
 /* Strict parsers: the whole string, no sign tricks, no spaces; 0, -EINVAL or -ERANGE. */
 int str_to_u64(const char *s, uint64_t *ret);
