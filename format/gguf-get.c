@@ -1,6 +1,7 @@
 /* gguf-get - lookups, typed getters, JSON text of values.
  *
- * A getter judges kind, count and range together, so that no caller ever reads a value as something it is not. */
+ * A getter judges kind, count and range together, so that no caller ever reads a value as something
+ * it is not. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -13,9 +14,11 @@ enum { SHOWN = 80 };
 const char *gguf_kind_name(uint32_t kind)
 {
 	static const char *const names[GGUF_KIND_COUNT] = {
-		[GGUF_U8] = "u8", [GGUF_I8] = "i8", [GGUF_U16] = "u16", [GGUF_I16] = "i16", [GGUF_U32] = "u32",
-		[GGUF_I32] = "i32", [GGUF_F32] = "f32", [GGUF_BOOL] = "bool", [GGUF_STR] = "string", [GGUF_ARR] = "array",
-		[GGUF_U64] = "u64", [GGUF_I64] = "i64", [GGUF_F64] = "f64",
+		[GGUF_U8] = "u8",     [GGUF_I8] = "i8",     [GGUF_U16] = "u16",
+		[GGUF_I16] = "i16",   [GGUF_U32] = "u32",   [GGUF_I32] = "i32",
+		[GGUF_F32] = "f32",   [GGUF_BOOL] = "bool", [GGUF_STR] = "string",
+		[GGUF_ARR] = "array", [GGUF_U64] = "u64",   [GGUF_I64] = "i64",
+		[GGUF_F64] = "f64",
 	};
 
 	return kind < GGUF_KIND_COUNT ? names[kind] : "unknown";
@@ -30,11 +33,13 @@ const struct tensor *gguf_tensor(const struct gguf *g, const char *name)
 	return map_get(g->priv->names, name, strlen(name));
 }
 
-static int wrong_kind(struct err *err, const char *key, const struct gguf_value *v, const char *want)
+static int wrong_kind(struct err *err, const char *key, const struct gguf_value *v,
+                      const char *want)
 {
 	char shown[SHOWN];
 
-	return err_set(err, -EBADMSG, "key '%s' is %s%s, %s is needed", str_escape(shown, sizeof(shown), key, strlen(key)),
+	return err_set(err, -EBADMSG, "key '%s' is %s%s, %s is needed",
+	               str_escape(shown, sizeof(shown), key, strlen(key)),
 	               v->array ? "an array of " : "of kind ", gguf_kind_name(v->kind), want);
 }
 
@@ -74,7 +79,8 @@ int gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret, struct er
 	if (negative)
 		return err_set(err, -EBADMSG, "key '%s' is negative", key);
 	if (value > UINT32_MAX)
-		return err_set(err, -EBADMSG, "key '%s' is %" PRIu64 ", more than 32 bits hold", key, value);
+		return err_set(err, -EBADMSG, "key '%s' is %" PRIu64 ", more than 32 bits hold",
+		               key, value);
 	*ret = (uint32_t)value;
 	return 0;
 }
@@ -111,8 +117,8 @@ int gguf_get_str(const struct gguf *g, const char *key, struct bytes *ret, struc
 	*ret = *(const struct bytes *)v->data;
 	return 0;
 }
-int gguf_get_arr(const struct gguf *g, const char *key, enum gguf_kind kind, const void **ret, uint64_t *ret_n,
-                 struct err *err)
+int gguf_get_arr(const struct gguf *g, const char *key, enum gguf_kind kind, const void **ret,
+                 uint64_t *ret_n, struct err *err)
 {
 	const struct gguf_value *v = gguf_find(g, key);
 	char want[32];
@@ -129,7 +135,8 @@ int gguf_get_arr(const struct gguf *g, const char *key, enum gguf_kind kind, con
 
 static int json_float(double x, int digits, struct sbuf *out)
 {
-	return isfinite(x) ? sbuf_printf(out, "%.*g", digits, x) : sbuf_printf(out, "null");   /* JSON knows no NaN */
+	/* JSON knows no NaN */
+	return isfinite(x) ? sbuf_printf(out, "%.*g", digits, x) : sbuf_printf(out, "null");
 }
 static int json_string(const char *p, size_t n, struct sbuf *out)
 {
@@ -167,7 +174,8 @@ static int json_element(const struct gguf_value *v, uint64_t i, struct sbuf *out
 	case GGUF_I64: return sbuf_printf(out, "%" PRId64, ((const int64_t *)v->data)[i]);
 	case GGUF_F32: return json_float((double)((const float *)v->data)[i], 9, out);
 	case GGUF_F64: return json_float(((const double *)v->data)[i], 17, out);
-	case GGUF_BOOL: return sbuf_printf(out, "%s", ((const uint8_t *)v->data)[i] ? "true" : "false");
+	case GGUF_BOOL:
+		return sbuf_printf(out, "%s", ((const uint8_t *)v->data)[i] ? "true" : "false");
 	case GGUF_STR:
 		s = &((const struct bytes *)v->data)[i];
 		return json_string(s->p, s->n, out);

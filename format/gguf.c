@@ -1,11 +1,13 @@
 /* gguf - the parser: one pass over the header through a sliding window.
  *
  * Numbers that come from the file are hostile until proven otherwise. The invariants:
- *  1. A count is compared with its cap and, times the smallest record, with the bytes left, before it sizes anything.
+ *  1. A count is compared with its cap and, times the smallest record, with the bytes left, before
+ *     it sizes anything.
  *  2. All sums and products of file numbers are checked; no padding is added unchecked.
- *  3. What is kept is copied to the arena first and judged there: the file is not looked at again, so a writer
- *     who changes it meanwhile gains nothing.
- *  4. Keys and names meet in hash maps with a random seed, tensors in a sorted list: no quadratic path.
+ *  3. What is kept is copied to the arena first and judged there: the file is not looked at again,
+ *     so a writer who changes it meanwhile gains nothing.
+ *  4. Keys and names meet in hash maps with a random seed, tensors in a sorted list: no quadratic
+ *     path.
  *  5. Memory is the window plus the copies; the copies stop at META_MAX. Weights are never read. */
 #include "format/gguf.h"
 
@@ -21,10 +23,12 @@
 #include "format/gguf-priv.h"
 
 enum {
-	WINDOW = 256 << 10,             /* more than the longest key, so that a key is always seen whole */
+	/* more than the longest key, so that a key is always seen whole */
+	WINDOW = 256 << 10,
 	KEY_MAX = 64 << 10,
 	KV_MAX = 1 << 16,
-	TENSORS_MAX = 1 << 17,          /* the largest published models, one tensor an expert, stay below half of it */
+	/* the largest published models, one tensor an expert, stay below half of it */
+	TENSORS_MAX = 1 << 17,
 	META_MAX = 128 << 20,           /* the largest published vocabularies take 25 MiB */
 	KV_MIN = 8 + 1 + 4 + 1,         /* length, key, kind, value */
 	TENSOR_MIN = 8 + 1 + 4 + 8 + 4 + 8,     /* length, name, n_dims, dim, type, offset */
@@ -35,13 +39,15 @@ enum {
 };
 
 const uint8_t gguf_kind_bytes[GGUF_KIND_COUNT] = {
-	[GGUF_U8] = 1, [GGUF_I8] = 1, [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4,
-	[GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
+	[GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
+	[GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1,
+	[GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
 };
 
 struct parse {
 	struct gguf *g;
-	struct arena *arena;            /* of the part at hand; META_MAX bounds both parts together */
+	/* of the part at hand; META_MAX bounds both parts together */
+	struct arena *arena;
 	size_t kept;                    /* in the part before */
 	const char *name;
 	struct err *err;
@@ -49,7 +55,8 @@ struct parse {
 	uint8_t *window;
 	int fd;                         /* -1: the window is all there is */
 	uint64_t pos, end;              /* first byte after the window; where reading must stop */
-	char *store;                    /* room for short strings, cut from the arena piece by piece */
+	/* room for short strings, cut from the arena piece by piece */
+	char *store;
 	size_t store_left;
 	const char *what;               /* the record at hand, for messages */
 };
@@ -77,13 +84,15 @@ static int __attribute__((format(printf, 2, 3))) bad(const struct parse *p, cons
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
 	return err_set(p->err, -EBADMSG, "%s: %s (header byte %" PRIu64 ")",
-	               str_escape(file, sizeof(file), p->name, strlen(p->name)), text, offset_of(p));
+	               str_escape(file, sizeof(file), p->name, strlen(p->name)), text,
+	               offset_of(p));
 }
 static int io_error(const struct parse *p, int code, const char *what)
 {
 	char file[SHOWN];
 
-	return err_set(p->err, code, "%s: %s: %s", str_escape(file, sizeof(file), p->name, strlen(p->name)), what,
+	return err_set(p->err, code, "%s: %s: %s",
+	               str_escape(file, sizeof(file), p->name, strlen(p->name)), what,
 	               strerror(-code));
 }
 static int no_memory(const struct parse *p)
@@ -92,8 +101,10 @@ static int no_memory(const struct parse *p)
 }
 static int ends_early(const struct parse *p, uint64_t want)
 {
-	return bad(p, "the file ends inside %s: %" PRIu64 " bytes are left where %" PRIu64
-	           " are needed; it was cut short or is damaged, fetch it again", p->what, left(p), want);
+	return bad(p,
+	           "the file ends inside %s: %" PRIu64 " bytes are left where %" PRIu64
+	           " are needed; it was cut short or is damaged, fetch it again",
+	           p->what, left(p), want);
 }
 
 /* Have n <= WINDOW bytes in the window. */
@@ -131,7 +142,8 @@ static int get_u64(struct parse *p, uint64_t *ret)
 		*ret = cur_u64le(&p->c);
 	return r;
 }
-/* Copy n bytes to dst; what the window does not hold goes past it. The caller has compared n with left(). */
+/* Copy n bytes to dst; what the window does not hold goes past it. The caller has compared n with
+ * left(). */
 static int get_bytes(struct parse *p, void *dst, size_t n)
 {
 	size_t have = MIN(n, in_window(p));
@@ -161,7 +173,8 @@ static int keep(struct parse *p, uint64_t n, size_t size, void **ret)
 	uint64_t bytes;
 	void *mem;
 
-	if (mul_overflows(n, (uint64_t)size, &bytes) || bytes > META_MAX - MIN(p->arena->used + p->kept, (size_t)META_MAX))
+	if (mul_overflows(n, (uint64_t)size, &bytes) ||
+	    bytes > META_MAX - MIN(p->arena->used + p->kept, (size_t)META_MAX))
 		return bad(p, "%s: the metadata takes more than %d MiB", p->what, META_MAX >> 20);
 	mem = arena_alloc(p->arena, MAX(bytes, 1u));
 	if (!mem)
@@ -183,7 +196,8 @@ static int get_name(struct parse *p, uint64_t max, struct bytes *ret)
 	if (n == 0)
 		return bad(p, "%s is empty", p->what);
 	if (n > max)
-		return bad(p, "%s has %" PRIu64 " bytes, at most %" PRIu64 " are allowed", p->what, n, max);
+		return bad(p, "%s has %" PRIu64 " bytes, at most %" PRIu64 " are allowed", p->what,
+		           n, max);
 	r = need(p, n);
 	if (r == 0)
 		r = keep(p, n + 1, 1, &mem);
@@ -191,12 +205,14 @@ static int get_name(struct parse *p, uint64_t max, struct bytes *ret)
 		return r;
 	memcpy(mem, cur_take(&p->c, n), n);
 	if (memchr(mem, 0, n) || !utf8_valid(mem, n))
-		return bad(p, "%s is not valid text: '%s'", p->what, str_escape(shown, sizeof(shown), mem, n));
+		return bad(p, "%s is not valid text: '%s'", p->what,
+		           str_escape(shown, sizeof(shown), mem, n));
 	*ret = (struct bytes){ mem, n };
 	return 0;
 }
 
-/* Room for one string. Short ones share blocks, so that a vocabulary costs little more than its text. */
+/* Room for one string. Short ones share blocks, so that a vocabulary costs little more than its
+ * text. */
 static int store_room(struct parse *p, size_t n, char **ret)
 {
 	void *mem;
@@ -229,7 +245,8 @@ static int get_strings(struct parse *p, struct gguf_value *v)
 	int r;
 
 	if (v->n > left(p) / 8)
-		return bad(p, "%s: %" PRIu64 " strings do not fit in the %" PRIu64 " bytes left", p->what, v->n, left(p));
+		return bad(p, "%s: %" PRIu64 " strings do not fit in the %" PRIu64 " bytes left",
+		           p->what, v->n, left(p));
 	r = keep(p, v->n, sizeof(*list), &mem);
 	if (r < 0)
 		return r;
@@ -239,7 +256,9 @@ static int get_strings(struct parse *p, struct gguf_value *v)
 		if (r < 0)
 			return r;
 		if (n > left(p))
-			return bad(p, "%s: string %" PRIu64 " has %" PRIu64 " bytes, but only %" PRIu64 " are left",
+			return bad(p,
+			           "%s: string %" PRIu64 " has %" PRIu64 " bytes, but only %" PRIu64
+			           " are left",
 			           p->what, i, n, left(p));
 		r = store_room(p, n, &room);
 		if (r == 0)
@@ -259,8 +278,8 @@ static int get_numbers(struct parse *p, struct gguf_value *v)
 	int r;
 
 	if (mul_overflows(v->n, (uint64_t)size, &bytes) || bytes > left(p))
-		return bad(p, "%s: %" PRIu64 " %s values do not fit in the %" PRIu64 " bytes left", p->what, v->n,
-		           gguf_kind_name(v->kind), left(p));
+		return bad(p, "%s: %" PRIu64 " %s values do not fit in the %" PRIu64 " bytes left",
+		           p->what, v->n, gguf_kind_name(v->kind), left(p));
 	r = keep(p, v->n, size, &mem);
 	if (r == 0)
 		r = get_bytes(p, mem, bytes);
@@ -269,8 +288,9 @@ static int get_numbers(struct parse *p, struct gguf_value *v)
 	if (v->kind == GGUF_BOOL)
 		for (uint64_t i = 0; i < v->n; i++)
 			if (((uint8_t *)mem)[i] > 1)
-				return bad(p, "%s: boolean %" PRIu64 " has the value %u, not 0 or 1", p->what, i,
-				           ((uint8_t *)mem)[i]);
+				return bad(p,
+				           "%s: boolean %" PRIu64 " has the value %u, not 0 or 1",
+				           p->what, i, ((uint8_t *)mem)[i]);
 	v->data = mem;
 	return 0;
 }
@@ -293,7 +313,9 @@ static int get_value(struct parse *p, struct gguf_value *v)
 		if (kind == GGUF_ARR)
 			return bad(p, "%s is an array of arrays, which is not supported", p->what);
 		if (kind >= GGUF_KIND_COUNT)
-			return bad(p, "%s is an array of value type %" PRIu32 ", which does not exist", p->what, kind);
+			return bad(p,
+			           "%s is an array of value type %" PRIu32 ", which does not exist",
+			           p->what, kind);
 		v->kind = kind;
 		v->array = true;
 	}
@@ -318,7 +340,8 @@ static int get_kv(struct parse *p, uint64_t count)
 		r = get_name(p, KEY_MAX, &kv->key);
 		if (r < 0)
 			return r;
-		snprintf(what, sizeof(what), "key '%s'", str_escape(shown, sizeof(shown), kv->key.p, kv->key.n));
+		snprintf(what, sizeof(what), "key '%s'",
+		         str_escape(shown, sizeof(shown), kv->key.p, kv->key.n));
 		r = get_value(p, &kv->v);
 		if (r < 0)
 			return r;
@@ -344,7 +367,8 @@ static int get_shape(struct parse *p, struct tensor *t)
 	if (r < 0)
 		return r;
 	if (t->n_dims < 1 || t->n_dims > TENSOR_DIMS_MAX)
-		return bad(p, "%s has %" PRIu32 " dimensions, 1 to 4 are allowed", p->what, t->n_dims);
+		return bad(p, "%s has %" PRIu32 " dimensions, 1 to 4 are allowed", p->what,
+		           t->n_dims);
 	t->n_elems = 1;
 	for (uint32_t i = 0; i < TENSOR_DIMS_MAX; i++) {
 		t->dim[i] = 1;
@@ -356,20 +380,28 @@ static int get_shape(struct parse *p, struct tensor *t)
 		if (t->dim[i] == 0)
 			return bad(p, "%s: dimension %" PRIu32 " is zero", p->what, i);
 		if (mul_overflows(t->n_elems, t->dim[i], &t->n_elems) || t->n_elems > INT64_MAX)
-			return bad(p, "%s: dimension %" PRIu32 " = %" PRIu64 " makes the tensor too large", p->what, i,
-			           t->dim[i]);
+			return bad(p,
+			           "%s: dimension %" PRIu32 " = %" PRIu64
+			           " makes the tensor too large",
+			           p->what, i, t->dim[i]);
 	}
 	r = get_u32(p, &type);
 	if (r < 0)
 		return r;
 	info = qtype_info(type);
 	if (!info)
-		return bad(p, "%s has type %" PRIu32 ", which is unknown or was removed from the format", p->what, type);
+		return bad(p,
+		           "%s has type %" PRIu32
+		           ", which is unknown or was removed from the format",
+		           p->what, type);
 	t->type = type;
 	if (t->dim[0] % info->block != 0)
-		return bad(p, "%s: rows of %" PRIu64 " elements are no multiple of the %u of a %s block", p->what,
-		           t->dim[0], info->block, info->name);
-	if (!qtype_row_bytes(type, t->dim[0], &row) || mul_overflows(row, t->n_elems / t->dim[0], &t->n_bytes))
+		return bad(p,
+		           "%s: rows of %" PRIu64
+		           " elements are no multiple of the %u of a %s block",
+		           p->what, t->dim[0], info->block, info->name);
+	if (!qtype_row_bytes(type, t->dim[0], &row) ||
+	    mul_overflows(row, t->n_elems / t->dim[0], &t->n_bytes))
 		return bad(p, "%s: its size in bytes overflows", p->what);
 	return 0;
 }
@@ -393,15 +425,18 @@ static int get_tensors(struct parse *p, uint64_t count)
 		if (r < 0)
 			return r;
 		t->name = name.p;
-		snprintf(what, sizeof(what), "tensor '%s'", str_escape(shown, sizeof(shown), name.p, name.n));
+		snprintf(what, sizeof(what), "tensor '%s'",
+		         str_escape(shown, sizeof(shown), name.p, name.n));
 		r = get_shape(p, t);
 		if (r == 0)
 			r = get_u64(p, &t->offset);
 		if (r < 0)
 			return r;
 		if (t->offset % p->g->alignment != 0)
-			return bad(p, "%s: offset %" PRIu64 " is no multiple of the alignment %" PRIu64, p->what, t->offset,
-			           p->g->alignment);
+			return bad(p,
+			           "%s: offset %" PRIu64
+			           " is no multiple of the alignment %" PRIu64,
+			           p->what, t->offset, p->g->alignment);
 		r = map_add(p->g->priv->names, name.p, name.n, t);
 		if (r == MAP_E_EXISTS)
 			return bad(p, "%s occurs twice", p->what);
@@ -419,12 +454,15 @@ static int get_alignment(struct parse *p)
 	uint32_t align = ALIGN_DEFAULT;
 
 	if (v && (v->kind != GGUF_U32 || v->array))
-		return bad(p, "general.alignment is of kind %s, not u32", v->array ? "array" : gguf_kind_name(v->kind));
+		return bad(p, "general.alignment is of kind %s, not u32",
+		           v->array ? "array" : gguf_kind_name(v->kind));
 	if (v)
 		memcpy(&align, v->data, sizeof(align));
 	if (!is_pow2(align) || align < ALIGN_MIN || align > ALIGN_MAX)
-		return bad(p, "general.alignment is %" PRIu32 ", a power of two from %d to %d is needed", align, ALIGN_MIN,
-		           ALIGN_MAX);
+		return bad(p,
+		           "general.alignment is %" PRIu32
+		           ", a power of two from %d to %d is needed",
+		           align, ALIGN_MIN, ALIGN_MAX);
 	p->g->alignment = align;
 	return 0;
 }
@@ -433,12 +471,18 @@ static int get_alignment(struct parse *p)
 static const char *magic_guess(const uint8_t *m)
 {
 	static const struct { const char *magic, *what; } known[] = {
-		{ "PK\3\4", "it is a zip archive, as PyTorch writes: such files run code and are never read" },
+		{ "PK\3\4",
+		  "it is a zip archive, as PyTorch writes: such files run code and are never "
+		  "read" },
 		{ "\x80\2", "it is a Python pickle: such files run code and are never read" },
-		{ "tjgg", "it is a GGJT file, the format before GGUF; convert the original model again" },
-		{ "lmgg", "it is a GGML file, the format before GGUF; convert the original model again" },
+		{ "tjgg",
+		  "it is a GGJT file, the format before GGUF; convert the original model again" },
+		{ "lmgg",
+		  "it is a GGML file, the format before GGUF; convert the original model again" },
 		{ "FUGG", "its magic is byte-swapped" },
-		{ "\x7f" "ELF", "it is a program" },
+		{ "\x7f"
+		  "ELF",
+		  "it is a program" },
 		{ "vers", "it is a pointer of Git LFS: fetch the file itself" },
 	};
 
@@ -468,16 +512,24 @@ static int get_header(struct parse *p, uint64_t *ret_tensors, uint64_t *ret_kv)
 	n_tensors = cur_u64le(&p->c);
 	n_kv = cur_u64le(&p->c);
 	if (p->g->version != 0 && p->g->version % 65536 == 0)
-		return bad(p, "this is a big-endian GGUF file; only little-endian ones are supported");
+		return bad(p,
+		           "this is a big-endian GGUF file; only little-endian ones are supported");
 	if (p->g->version != 2 && p->g->version != 3)
-		return bad(p, "GGUF version %" PRIu32 " is not supported, only 2 and 3 are%s", p->g->version,
+		return bad(p, "GGUF version %" PRIu32 " is not supported, only 2 and 3 are%s",
+		           p->g->version,
 		           p->g->version == 1 ? "; convert the original model again" : "");
 	if (n_kv > KV_MAX || n_kv * KV_MIN > left(p))
-		return bad(p, "the header claims %" PRIu64 " metadata keys; %" PRIu64 " bytes are left and at most %d"
-		           " keys are allowed", n_kv, left(p), KV_MAX);
+		return bad(p,
+		           "the header claims %" PRIu64 " metadata keys; %" PRIu64
+		           " bytes are left and at most %d"
+		           " keys are allowed",
+		           n_kv, left(p), KV_MAX);
 	if (n_tensors > TENSORS_MAX || n_tensors * TENSOR_MIN > left(p))
-		return bad(p, "the header claims %" PRIu64 " tensors; %" PRIu64 " bytes are left and at most %d tensors"
-		           " are allowed", n_tensors, left(p), TENSORS_MAX);
+		return bad(p,
+		           "the header claims %" PRIu64 " tensors; %" PRIu64
+		           " bytes are left and at most %d tensors"
+		           " are allowed",
+		           n_tensors, left(p), TENSORS_MAX);
 	*ret_tensors = n_tensors;
 	*ret_kv = n_kv;
 	return 0;
@@ -489,7 +541,8 @@ static int by_offset(const void *a, const void *b)
 
 	return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
-/* Make offsets absolute, hold every extent against the file's end and against its neighbour, note oddities. */
+/* Make offsets absolute, hold every extent against the file's end and against its neighbour, note
+ * oddities. */
 static int check_extents(struct parse *p, uint64_t file_size)
 {
 	_cleanup_mem_ struct tensor **order = NULL;
@@ -503,11 +556,14 @@ static int check_extents(struct parse *p, uint64_t file_size)
 	for (size_t i = 0; i < g->n_tensors; i++) {
 		struct tensor *t = order[i] = &g->tensors[i];
 
-		if (add_overflows(t->offset, g->data_offset, &t->offset) || add_overflows(t->offset, t->n_bytes, &end) ||
-		    end > file_size)
-			return bad(p, "tensor '%s' (%" PRIu64 " bytes) reaches past the end of the file, which has %" PRIu64
+		if (add_overflows(t->offset, g->data_offset, &t->offset) ||
+		    add_overflows(t->offset, t->n_bytes, &end) || end > file_size)
+			return bad(p,
+			           "tensor '%s' (%" PRIu64
+			           " bytes) reaches past the end of the file, which has %" PRIu64
 			           " bytes: it was cut short or is damaged, fetch it again",
-			           str_escape(a, sizeof(a), t->name, strlen(t->name)), t->n_bytes, file_size);
+			           str_escape(a, sizeof(a), t->name, strlen(t->name)), t->n_bytes,
+			           file_size);
 	}
 	qsort(order, g->n_tensors, sizeof(*order), by_offset);
 	for (size_t i = 0; i < g->n_tensors; i++) {
@@ -515,7 +571,8 @@ static int check_extents(struct parse *p, uint64_t file_size)
 
 		if (i > 0 && t->offset < order[i - 1]->offset + order[i - 1]->n_bytes)
 			return bad(p, "tensors '%s' and '%s' overlap",
-			           str_escape(a, sizeof(a), order[i - 1]->name, strlen(order[i - 1]->name)),
+			           str_escape(a, sizeof(a), order[i - 1]->name,
+			                      strlen(order[i - 1]->name)),
 			           str_escape(b, sizeof(b), t->name, strlen(t->name)));
 		gaps += t->offset > expect ? t->offset - expect : 0;
 		if (align_overflows(t->offset + t->n_bytes, g->alignment, &expect))
@@ -523,7 +580,8 @@ static int check_extents(struct parse *p, uint64_t file_size)
 	}
 	if (gaps == 0 && file_size <= expect)
 		return 0;
-	snprintf(text, sizeof(text), "unused bytes: %" PRIu64 " between tensors, %" PRIu64 " after the last", gaps,
+	snprintf(text, sizeof(text),
+	         "unused bytes: %" PRIu64 " between tensors, %" PRIu64 " after the last", gaps,
 	         file_size > expect ? file_size - expect : 0);
 	g->notice = arena_strndup(p->arena, text, strlen(text));
 	return g->notice ? 0 : no_memory(p);
@@ -573,7 +631,8 @@ static int run(struct gguf **ret, struct parse *p, uint64_t file_size)
 	return 0;
 }
 
-int gguf_parse(struct gguf **ret, const void *mem, size_t n, uint64_t file_size, const char *name, struct err *err)
+int gguf_parse(struct gguf **ret, const void *mem, size_t n, uint64_t file_size, const char *name,
+               struct err *err)
 {
 	struct parse p = {
 		.name = name, .err = err, .fd = -1, .c = cur_init(mem, n), .pos = n, .end = n,

@@ -1,13 +1,15 @@
 /* weightmap - the mapping and its guard.
  *
- * Weights are read where they lie in the page cache; nothing is copied. The price: whoever may write the file may also
- * truncate it, and the next touch beyond the new end is a SIGBUS in the middle of a kernel. The handler turns that
- * into zeros and a flag, so that one bad file costs its own requests and not the process. The invariants:
- *  1. `ranges` is all that the handler reads, and only through atomics. A slot's `end` is published last and
- *     withdrawn first; a withdrawn slot's memory is unmapped after that.
- *  2. Nobody touches a mapping without holding a reference, so a fault inside a range means that its slot is live.
- *  3. The handler makes one system call (mmap) a fault and allocates nothing. Two threads that fault in one range
- *     both put zeros over it, which is the same as one doing so.
+ * Weights are read where they lie in the page cache; nothing is copied. The price: whoever may
+ * write the file may also truncate it, and the next touch beyond the new end is a SIGBUS in the
+ * middle of a kernel. The handler turns that into zeros and a flag, so that one bad file costs its
+ * own requests and not the process. The invariants:
+ *  1. `ranges` is all that the handler reads, and only through atomics. A slot's `end` is published
+ *     last and withdrawn first; a withdrawn slot's memory is unmapped after that.
+ *  2. Nobody touches a mapping without holding a reference, so a fault inside a range means that
+ *     its slot is live.
+ *  3. The handler makes one system call (mmap) a fault and allocates nothing. Two threads that
+ *     fault in one range both put zeros over it, which is the same as one doing so.
  *  4. Any other SIGBUS goes where it went before. */
 #include "format/weightmap.h"
 
@@ -53,13 +55,16 @@ static bool guard_heal(uintptr_t addr)
 {
 	for (size_t i = 0; i < RANGES_MAX; i++) {
 		struct range *g = &ranges[i];
-		uintptr_t end = atomic_load(&g->end), start = atomic_load(&g->start), page = addr & ~(page_size - 1);
+		uintptr_t end = atomic_load(&g->end), start = atomic_load(&g->start),
+			  page = addr & ~(page_size - 1);
 
 		if (end == 0 || addr < start || addr >= end || atomic_load(&g->end) != end)
-			continue;               /* the second look: start and end are of one use of the slot */
+			/* the second look: start and end are of one use of the slot */
+			continue;
 		atomic_store(&g->poisoned, true);
-		return mmap((void *)page, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-		            -1, 0) != MAP_FAILED;
+		return mmap((void *)page, end - page, PROT_READ,
+		            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+		            0) != MAP_FAILED;
 	}
 	return false;
 }
@@ -76,7 +81,8 @@ static void guard_on_sigbus(int sig, siginfo_t *info, void *context)
 	} else if (former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN) {
 		former.sa_handler(sig);
 	} else {
-		signal(sig, SIG_DFL);           /* a fault happens again on return; a sent signal is sent again */
+		/* a fault happens again on return; a sent signal is sent again */
+		signal(sig, SIG_DFL);
 		if (info->si_code <= 0)
 			raise(sig);
 	}
@@ -84,11 +90,13 @@ static void guard_on_sigbus(int sig, siginfo_t *info, void *context)
 }
 static void guard_install(void)
 {
-	struct sigaction sa = { .sa_sigaction = guard_on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction sa = { .sa_sigaction = guard_on_sigbus,
+		                .sa_flags = SA_SIGINFO | SA_ONSTACK };
 
 	page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
 	sigemptyset(&sa.sa_mask);
-	sigaction(SIGBUS, NULL, &former);       /* first, so that the handler never runs without it */
+	/* first, so that the handler never runs without it */
+	sigaction(SIGBUS, NULL, &former);
 	sigaction(SIGBUS, &sa, NULL);
 }
 
@@ -122,20 +130,22 @@ int weightmap_open(struct weightmap **ret, int fd, const char *name, struct err 
 		return err_set(err, -errno, "%s: %s", shown, strerror(errno));
 	if (!S_ISREG(st.st_mode) || st.st_size <= 0)
 		return err_set(err, -EINVAL, "%s: %s, so it cannot be mapped", shown,
-		               S_ISREG(st.st_mode) ? "the file is empty" : "this is no regular file");
+		               S_ISREG(st.st_mode) ? "the file is empty"
+		                                   : "this is no regular file");
 	w = mem_alloc(sizeof(*w));
 	if (!w)
 		return err_set(err, -ENOMEM, "%s: not enough memory to map it", shown);
 	base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
-		return err_set(err, -errno, "%s: mapping %llu bytes: %s", shown, (unsigned long long)st.st_size,
-		               strerror(errno));
+		return err_set(err, -errno, "%s: mapping %llu bytes: %s", shown,
+		               (unsigned long long)st.st_size, strerror(errno));
 	w->base = base;
 	w->size = (size_t)st.st_size;
 	w->range = range_take((uintptr_t)base, align_up(w->size, page_size));
 	if (!w->range) {
 		munmap(base, w->size);
-		return err_set(err, -EMFILE, "%s: %d model files are mapped already; unload one", shown, RANGES_MAX);
+		return err_set(err, -EMFILE, "%s: %d model files are mapped already; unload one",
+		               shown, RANGES_MAX);
 	}
 	atomic_init(&w->refs, 1);
 	*ret = STEAL(w);
@@ -205,7 +215,8 @@ int weightmap_populate(struct weightmap *w, uint64_t off, uint64_t n, const atom
 		if (madvise(w->base + off, slice, MADV_POPULATE_READ) < 0) {
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
-			if (errno == EFAULT)    /* found early what a kernel would have met as SIGBUS */
+			/* found early what a kernel would have met as SIGBUS */
+			if (errno == EFAULT)
 				atomic_store(&w->range->poisoned, true);
 			if (errno != EINVAL)
 				return -errno;

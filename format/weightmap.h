@@ -1,9 +1,10 @@
 /* weightmap - one shared read-only mapping of a model file, with the SIGBUS guard.
  *
- * If the file is truncated under the mapping, the first touch beyond its end raises SIGBUS; the guard's handler
- * (installed once, async-signal-safe, chains to the former one for foreign addresses) maps zeros over the rest of the
- * range and sets `poisoned`. Whoever computes on the map checks weightmap_poisoned() after the step and drops its results.
- * Refcounted; ref/unref from any thread. */
+ * If the file is truncated under the mapping, the first touch beyond its end raises SIGBUS; the
+ * guard's handler (installed once, async-signal-safe, chains to the former one for foreign
+ * addresses) maps zeros over the rest of the range and sets `poisoned`. Whoever computes on the map
+ * checks weightmap_poisoned() after the step and drops its results. Refcounted; ref/unref from any
+ * thread. */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -12,15 +13,18 @@
 #include "base/err.h"
 
 struct weightmap;
-/* Map the whole regular file behind fd (not consumed) MAP_SHARED, PROT_READ. -EINVAL for what is no regular file. */
+/* Map the whole regular file behind fd (not consumed) MAP_SHARED, PROT_READ. -EINVAL for what is no
+ * regular file. */
 int weightmap_open(struct weightmap **ret, int fd, const char *name, struct err *err);
 struct weightmap *weightmap_ref(struct weightmap *w);
-struct weightmap *weightmap_unref(struct weightmap *w);         /* returns NULL; unmaps with the last */
+/* returns NULL; unmaps with the last */
+struct weightmap *weightmap_unref(struct weightmap *w);
 DEFINE_FREEP(struct weightmap, weightmap_unref)
 const uint8_t *weightmap_data(const struct weightmap *w);
 uint64_t weightmap_size(const struct weightmap *w);
 bool weightmap_poisoned(const struct weightmap *w);
 /* Bytes resident now (mincore); used by `ps`. */
 uint64_t weightmap_resident(const struct weightmap *w);
-/* Read [off, off+n) ahead, in slices, giving up early when *cancel turns true; -EFAULT when the file is shorter now. */
+/* Read [off, off+n) ahead, in slices, giving up early when *cancel turns true; -EFAULT when the
+ * file is shorter now. */
 int weightmap_populate(struct weightmap *w, uint64_t off, uint64_t n, const atomic_bool *cancel);
