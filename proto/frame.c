@@ -1,10 +1,12 @@
 /* frame - datagrams to checked messages and back.
  *
- * 1. Parse first, look at descriptors after: a descriptor is closed here unless the message's row says that it is due.
- * 2. All memory of a received frame comes from one capped arena; the unpacker's free is a no-op, so a failed parse
- *    releases everything at once.
- * 3. A memfd blob is trusted for its size only after its seals were seen: SHRINK|GROW|WRITE make size and content final,
- *    and no file on FUSE or the network has seals, so that the read cannot hang. */
+ * 1. Parse first, look at descriptors after: a descriptor is closed here unless the message's row
+ *    says that it is due.
+ * 2. All memory of a received frame comes from one capped arena; the unpacker's free is a no-op, so
+ *    a failed parse releases everything at once.
+ * 3. A memfd blob is trusted for its size only after its seals were seen: SHRINK|GROW|WRITE make
+ *    size and content final, and no file on FUSE or the network has seals, so that the read cannot
+ *    hang. */
 #include "proto/frame.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -47,22 +49,24 @@ static int check(struct frame_in *f, size_t n, enum msg_dir dir, struct err *err
 	f->info = msg_info(f->frame->body_case);
 	if (!f->info) {
 		if (f->fds.n > 0)
-			return err_set(err, -EPROTO, "%u descriptors came with an unknown message", f->fds.n);
+			return err_set(err, -EPROTO, "%u descriptors came with an unknown message",
+			               f->fds.n);
 		return FRAME_E_UNKNOWN;
 	}
 	if (!(f->info->dirs & dir))
 		return err_set(err, -EPROTO, "message %s does not travel this way", f->info->name);
 	if (n > f->info->size_max)
-		return err_set(err, -EPROTO, "message %s has %zu bytes, at most %zu are allowed", f->info->name, n,
-		               f->info->size_max);
+		return err_set(err, -EPROTO, "message %s has %zu bytes, at most %zu are allowed",
+		               f->info->name, n, f->info->size_max);
 	if (f->fds.n < f->info->fds_min || f->fds.n > f->info->fds_max)
-		return err_set(err, -EPROTO, "message %s came with %u descriptors, %u to %u are due", f->info->name,
-		               f->fds.n, f->info->fds_min, f->info->fds_max);
+		return err_set(err, -EPROTO,
+		               "message %s came with %u descriptors, %u to %u are due",
+		               f->info->name, f->fds.n, f->info->fds_min, f->info->fds_max);
 	return 0;
 }
 
-int frame_parse(struct frame_in *f, const uint8_t *p, size_t n, const struct fd_set_in *fds, enum msg_dir dir,
-                struct err *err)
+int frame_parse(struct frame_in *f, const uint8_t *p, size_t n, const struct fd_set_in *fds,
+                enum msg_dir dir, struct err *err)
 {
 	ProtobufCAllocator allocator = { arena_cb_alloc, arena_cb_free, &f->arena };
 	int r;
@@ -72,9 +76,11 @@ int frame_parse(struct frame_in *f, const uint8_t *p, size_t n, const struct fd_
 		f->fds = *fds;
 	arena_init(&f->arena, FRAME_ARENA_MAX);
 	if (f->fds.truncated)
-		r = err_set(err, -EPROTO, "a datagram or its descriptors were cut (limit of open files?)");
+		r = err_set(err, -EPROTO,
+		            "a datagram or its descriptors were cut (limit of open files?)");
 	else if (n == 0 || n > FRAME_MAX)
-		r = err_set(err, -EPROTO, "datagram of %zu bytes, 1 to %d are allowed", n, FRAME_MAX);
+		r = err_set(err, -EPROTO, "datagram of %zu bytes, 1 to %d are allowed", n,
+		            FRAME_MAX);
 	else if (!(f->frame = qllm__frame__unpack(&allocator, n, p)))
 		r = err_set(err, -EPROTO, "datagram of %zu bytes is no message", n);
 	else
@@ -84,7 +90,8 @@ int frame_parse(struct frame_in *f, const uint8_t *p, size_t n, const struct fd_
 	return r;
 }
 
-int frame_recv(struct frame_in *f, int sock, enum msg_dir dir, int flags, uint8_t *buf, struct err *err)
+int frame_recv(struct frame_in *f, int sock, enum msg_dir dir, int flags, uint8_t *buf,
+               struct err *err)
 {
 	struct fd_set_in fds = { .n = 0 };
 	ssize_t n = fd_recvmsg(sock, buf, FRAME_MAX + 1, &fds, flags);
@@ -188,11 +195,16 @@ static int blob_from_memfd(int fd, uint64_t size, char **ret, struct err *err)
 	struct stat st;
 
 	if (seals < 0 || (seals & need) != need)
-		return err_set(err, -EPROTO, "the descriptor of a large argument is no memfd sealed SHRINK|GROW|WRITE");
-	if (fstatfs(fd, &sfs) < 0 || sfs.f_type == HUGETLBFS_MAGIC || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return err_set(err, -EPROTO, "the descriptor of a large argument is no plain memfd");
+		return err_set(
+			err, -EPROTO,
+			"the descriptor of a large argument is no memfd sealed SHRINK|GROW|WRITE");
+	if (fstatfs(fd, &sfs) < 0 || sfs.f_type == HUGETLBFS_MAGIC || fstat(fd, &st) < 0 ||
+	    !S_ISREG(st.st_mode))
+		return err_set(err, -EPROTO,
+		               "the descriptor of a large argument is no plain memfd");
 	if ((uint64_t)st.st_size != size)
-		return err_set(err, -EPROTO, "a large argument of %llu bytes came in a memfd of %llu",
+		return err_set(err, -EPROTO,
+		               "a large argument of %llu bytes came in a memfd of %llu",
 		               (unsigned long long)size, (unsigned long long)st.st_size);
 	p = mem_alloc(size + 1);
 	if (!p)
@@ -204,17 +216,21 @@ static int blob_from_memfd(int fd, uint64_t size, char **ret, struct err *err)
 	return 0;
 }
 
-int blob_get(const Qllm__Blob *blob, const struct frame_in *f, size_t max, char **ret, size_t *ret_n, struct err *err)
+int blob_get(const Qllm__Blob *blob, const struct frame_in *f, size_t max, char **ret,
+             size_t *ret_n, struct err *err)
 {
 	uint64_t n = !blob ? 0 : blob->has_size ? blob->size : blob->has_data ? blob->data.len : 0;
 	char *p;
 	int r;
 
 	if (n > max)
-		return err_set(err, -E2BIG, "an argument has %llu bytes, at most %zu are allowed", (unsigned long long)n, max);
+		return err_set(err, -E2BIG, "an argument has %llu bytes, at most %zu are allowed",
+		               (unsigned long long)n, max);
 	if (blob && blob->has_size) {
-		if (blob->has_data || !blob->has_fd || blob->fd >= f->fds.n || f->fds.fd[blob->fd] < 0)
-			return err_set(err, -EPROTO, "a large argument came without its descriptor");
+		if (blob->has_data || !blob->has_fd || blob->fd >= f->fds.n ||
+		    f->fds.fd[blob->fd] < 0)
+			return err_set(err, -EPROTO,
+			               "a large argument came without its descriptor");
 		r = blob_from_memfd(f->fds.fd[blob->fd], n, &p, err);
 		if (r < 0)
 			return r;

@@ -1,7 +1,8 @@
-/* msg - one row a message. A new message is a line here, an arm in qllm.proto, and its handler's row in daemon/dispatch.c
- * or its reader in client/.
+/* msg - one row a message. A new message is a line here, an arm in qllm.proto, and its handler's
+ * row in daemon/dispatch.c or its reader in client/.
  *
- * 1. Rows stand in the order of the arms' numbers (checked by the unit test), so the table reads like the .proto.
+ * 1. Rows stand in the order of the arms' numbers (checked by the unit test), so the table reads
+ *    like the .proto.
  * 2. Requests without bytes of users are small: their limit is small too. */
 #include "proto/msg.h"
 #include "base/num.h"
@@ -9,8 +10,11 @@
 
 enum { SMALL = 1 << 10, MEDIUM = 8 << 10 };
 
-#define ROW(BODY, type_, text, ...) \
-	{ .body = QLLM__FRAME__BODY_##BODY, .name = text, .desc = &qllm__##type_##__descriptor, __VA_ARGS__ }
+#define ROW(BODY, type_, text, ...)                               \
+	{                                                         \
+		.body = QLLM__FRAME__BODY_##BODY, .name = text,   \
+		.desc = &qllm__##type_##__descriptor, __VA_ARGS__ \
+	}
 #define ASK .dirs = MSG_TO_DAEMON
 #define SAY .dirs = MSG_TO_CLIENT
 #define END .dirs = MSG_TO_CLIENT, .final = true
@@ -29,7 +33,8 @@ static const struct msg_info table[] = {
 	ROW(STATUS_REPLY, status_reply, "status-reply", END, .size_max = FRAME_MAX),
 	ROW(LIST, list, "list", ASK, .size_max = SMALL),
 	ROW(LIST_REPLY, list_reply, "list-reply", END, .size_max = FRAME_MAX),
-	ROW(IMPORT, import, "import", ASK, .size_max = MEDIUM, .perm = PERM_ANY, .fds_min = 1, .fds_max = 1),
+	ROW(IMPORT, import, "import", ASK, .size_max = MEDIUM, .perm = PERM_ANY, .fds_min = 1,
+	    .fds_max = 1),
 	ROW(REMOVE, remove, "remove", ASK, .size_max = SMALL, .perm = PERM_OWNER),
 	ROW(SHOW, show, "show", ASK, .size_max = SMALL),
 	ROW(VERIFY, verify, "verify", ASK, .size_max = SMALL),

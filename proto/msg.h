@@ -9,7 +9,8 @@
 enum msg_dir { MSG_TO_DAEMON = 1, MSG_TO_CLIENT = 2 };
 enum msg_perm {
 	PERM_ANY,                       /* whoever may connect */
-	PERM_OWNER,                     /* changes the model it names: its owner or an administrator */
+	/* changes the model it names: its owner or an administrator */
+	PERM_OWNER,
 };
 struct msg_info {
 	Qllm__Frame__BodyCase body;

@@ -1,10 +1,12 @@
 /* ring - both ends of the data ring.
  *
- * 1. The peer's index is read once a call, checked against what this side knows (it may only grow, and never past or
- *    farther behind the other index than the ring is long), and the checked copy is used from then on.
+ * 1. The peer's index is read once a call, checked against what this side knows (it may only grow,
+ *    and never past or farther behind the other index than the ring is long), and the checked copy
+ *    is used from then on.
  * 2. A bad index turns the ring bad for good: nothing is repaired.
- * 3. The writer touches the shared head page only to store; its own index and the size live in private memory, since a
- *    client that somehow wrote the page must not steer a store of the daemon. */
+ * 3. The writer touches the shared head page only to store; its own index and the size live in
+ *    private memory, since a client that somehow wrote the page must not steer a store of the
+ *    daemon. */
 #include "proto/ring.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -39,12 +41,14 @@ static uint64_t page_size(void)
 /* [head page][data][data again] in one reservation; returns the head or NULL with errno. */
 static void *map_twice(int fd, uint64_t size, uint64_t page, int prot)
 {
-	uint8_t *base = mmap(NULL, page + 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *base = mmap(NULL, page + 2 * size, PROT_NONE,
+	                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (base == MAP_FAILED)
 		return NULL;
 	if (mmap(base, page + size, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
-	    mmap(base + page + size, size, prot, MAP_SHARED | MAP_FIXED, fd, (off_t)page) == MAP_FAILED) {
+	    mmap(base + page + size, size, prot, MAP_SHARED | MAP_FIXED, fd, (off_t)page) ==
+	            MAP_FAILED) {
 		int saved = errno;
 
 		munmap(base, page + 2 * size);
@@ -121,7 +125,8 @@ int64_t ring_writer_free_bytes(struct ring_writer *w)
 	return (int64_t)(w->size - (w->write - read));
 }
 
-int ring_writer_put(struct ring_writer *w, uint32_t type, uint64_t id, const struct iovec *parts, unsigned n_parts)
+int ring_writer_put(struct ring_writer *w, uint32_t type, uint64_t id, const struct iovec *parts,
+                    unsigned n_parts)
 {
 	struct ring_record rec = { .type = type, .id = id };
 	uint8_t *p = w->data + (w->write & (w->size - 1));
@@ -171,7 +176,8 @@ bool ring_writer_want(struct ring_writer *w, uint64_t n)
 	n = MIN(n, w->size);
 	if (room < 0 || (uint64_t)room >= n)
 		return true;            /* the flag stays: another sequence may sleep by it */
-	target = w->write - w->size + MAX(n, w->size / 2);      /* read index at which that much is free */
+	/* read index at which that much is free */
+	target = w->write - w->size + MAX(n, w->size / 2);
 	atomic_store_explicit(&w->head->want, target, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
 	room = ring_writer_free_bytes(w);
@@ -187,18 +193,22 @@ int ring_reader_new(struct ring_reader **ret, int out_fd, int in_fd, uint64_t si
 		return -ENOMEM;
 	r->page = page_size();
 	r->size = size;
-	if (!is_pow2(size) || size < r->page || size > (1ull << 32) || fstat(out_fd, &out) < 0 || fstat(in_fd, &in) < 0 ||
-	    (uint64_t)out.st_size < r->page + size || (uint64_t)in.st_size < r->page)
-		return err_set(err, -EPROTO, "the daemon's ring of %llu bytes does not fit its descriptors",
+	if (!is_pow2(size) || size < r->page || size > (1ull << 32) || fstat(out_fd, &out) < 0 ||
+	    fstat(in_fd, &in) < 0 || (uint64_t)out.st_size < r->page + size ||
+	    (uint64_t)in.st_size < r->page)
+		return err_set(err, -EPROTO,
+		               "the daemon's ring of %llu bytes does not fit its descriptors",
 		               (unsigned long long)size);
 	r->head = map_twice(out_fd, size, r->page, PROT_READ);
 	if (!r->head)
-		return err_set(err, -errno, "mapping the daemon's ring failed: %s", strerror(errno));
+		return err_set(err, -errno, "mapping the daemon's ring failed: %s",
+		               strerror(errno));
 	r->data = (const uint8_t *)r->head + r->page;
 	r->in = mmap(NULL, r->page, PROT_READ | PROT_WRITE, MAP_SHARED, in_fd, 0);
 	if (r->in == MAP_FAILED) {
 		r->in = NULL;
-		return err_set(err, -errno, "mapping the ring's index page failed: %s", strerror(errno));
+		return err_set(err, -errno, "mapping the ring's index page failed: %s",
+		               strerror(errno));
 	}
 	*ret = STEAL(r);
 	return 0;
