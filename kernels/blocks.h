@@ -1,5 +1,5 @@
-/* blocks - the bytes of quantized rows as GGUF stores them (little endian, no alignment).
- * `d`, `m`, `dmin` are f16 bits. "Nibbles of 32": byte j holds element j low and element j + 16 high. */
+/* blocks - the bytes of quantized rows as GGUF stores them (little endian, no alignment). `d`, `m`,
+ * `dmin` are f16 bits. "Nibbles of 32": byte j holds element j low and element j + 16 high. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,17 +24,18 @@ BLOCK(block_iq4_nl, 18, uint16_t d; uint8_t qs[16];);
 /* Superblocks of 256. 16 groups of 16; scale byte: low nibble scale, high nibble minimum.
  * Element 128h + 32s + l is (qs[32h + l] >> 2s) & 3; w = d * sc * q - dmin * mn. */
 BLOCK(block_q2_k, 84, uint8_t scales[16], qs[64]; uint16_t d, dmin;);
-/* Low two bits as Q2_K; element 32b + l has bit b of hmask[l] as bit 2; w = d * (sc - 32) * (q - 4).
- * Scale j of 16: low nibble (scales[j % 8] >> 4(j / 8)), top 2 bits (scales[8 + j % 4] >> 2(j / 4)) & 3. */
+/* Low two bits as Q2_K; element 32b + l has bit b of hmask[l] as bit 2; w = d * (sc - 32) * (q -
+ * 4). Scale j of 16: low nibble (scales[j % 8] >> 4(j / 8)), top 2 bits (scales[8 + j % 4] >> 2(j /
+ * 4)) & 3. */
 BLOCK(block_q3_k, 110, uint8_t hmask[32], qs[64], scales[12]; uint16_t d;);
 /* 8 groups of 32; byte 32c + l: element 64c + l low, 64c + 32 + l high; w = d * sc * q - dmin * mn.
- * Scales 0..3: s[j] & 63, minima s[j + 4] & 63; 4..7: low nibbles and high nibbles of s[j + 4], their top
- * two bits are those of s[j - 4] and s[j]. */
+ * Scales 0..3: s[j] & 63, minima s[j + 4] & 63; 4..7: low nibbles and high nibbles of s[j + 4],
+ * their top two bits are those of s[j - 4] and s[j]. */
 BLOCK(block_q4_k, 144, uint16_t d, dmin; uint8_t scales[12], qs[128];);
 /* As Q4_K; bit b of qh[l] is bit 4 of element 32b + l. */
 BLOCK(block_q5_k, 176, uint16_t d, dmin; uint8_t scales[12], qh[32], qs[128];);
-/* Element 128h + 32s + l: nibble s / 2 of ql[64h + 32(s & 1) + l], bits 4 and 5 from qh[32h + l] >> 2s;
- * w = d * scales[element / 16] * (q - 32). */
+/* Element 128h + 32s + l: nibble s / 2 of ql[64h + 32(s & 1) + l], bits 4 and 5 from qh[32h + l] >>
+ * 2s; w = d * scales[element / 16] * (q - 32). */
 BLOCK(block_q6_k, 210, uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d;);
 #undef BLOCK
 
@@ -46,7 +47,8 @@ BLOCK(block_q6_k, 210, uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d;);
 /* Facts that the levels fold as constants: `type` is one wherever these are called. */
 static inline __attribute__((always_inline)) bool type_has_min(enum qtype type)
 {
-	return type == QTYPE_Q4_1 || type == QTYPE_Q5_1 || type == QTYPE_Q2_K || type == QTYPE_Q4_K || type == QTYPE_Q5_K;
+	return type == QTYPE_Q4_1 || type == QTYPE_Q5_1 || type == QTYPE_Q2_K ||
+	       type == QTYPE_Q4_K || type == QTYPE_Q5_K;
 }
 
 static inline __attribute__((always_inline)) bool type_is_super(enum qtype type)

@@ -1,4 +1,5 @@
-/* dispatch - which level this machine runs: CPUID says what the core has, XGETBV what the kernel saves.
+/* dispatch - which level this machine runs: CPUID says what the core has, XGETBV what the kernel
+ * saves.
  *
  * Levels are filled worst first; each fill overwrites only the slots that it makes faster. */
 #include "kernels/levels.h"
@@ -41,7 +42,8 @@ static bool have_avx512(void)
 
 	if (!have_avx2() || (saved_state() & XCR0_AVX512) != XCR0_AVX512)
 		return false;
-	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7b) == leaf7b && (c & bit_AVX512VNNI);
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7b) == leaf7b &&
+	       (c & bit_AVX512VNNI);
 }
 #endif
 
@@ -169,7 +171,8 @@ const char *kernels_cpu_name(void)
 	if ((uint32_t)__get_cpuid_max(0x80000000, NULL) < 0x80000004)
 		return "unknown";
 	for (uint32_t i = 0; i < 3; i++)
-		__get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
+		__get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2],
+		            &words[4 * i + 3]);
 	memcpy(name, words, 48);
 	name[48] = '\0';
 	while (*start == ' ')
@@ -189,7 +192,8 @@ size_t q16_bytes(size_t k, size_t n_tok)
 
 void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok)
 {
-	const size_t codes = align_up(k * n_tok, 64), factors = align_up(k / 16 * n_tok * sizeof(float), 64);
+	const size_t codes = align_up(k * n_tok, 64),
+		     factors = align_up(k / 16 * n_tok * sizeof(float), 64);
 	char *bytes = mem;
 
 	x->k = k;

@@ -41,7 +41,8 @@ static inline uint16_t f16_store(float f)
 		return (uint16_t)(sign | 0x7c00);
 	if (mag >= 0x38800000)
 		return (uint16_t)(sign | (mag - 0x38000000 + 0xfff + (mag >> 13 & 1)) >> 13);
-	/* Subnormal: adding 1/2 leaves the multiple of 2^-24, rounded by the adder, in the low bits. */
+	/* Subnormal: adding 1/2 leaves the multiple of 2^-24, rounded by the adder, in the low
+	 * bits. */
 	return (uint16_t)(sign | (f32_bits(f32_from_bits(mag) + 0.5f) - 0x3f000000));
 }
 

@@ -1,18 +1,20 @@
 /* kernels - the table of compute functions, filled worst level first (kernels/dispatch.c).
  *
- * Every level gives the same bytes as scalar/ for every kernel here: one integer result, one fixed order of
- * floating-point operations, every fma written. tests/kernels compares with memcmp. So results do not depend
- * on the machine's level, on the number of tokens in a call, on row ranges or on threads.
- * All pointers are to distinct memory unless said; no alignment is needed unless said; nothing allocates;
- * all functions are pure and thread-safe. Buffers are read and written inside their stated size only. */
+ * Every level gives the same bytes as scalar/ for every kernel here: one integer result, one fixed
+ * order of floating-point operations, every fma written. tests/kernels compares with memcmp. So
+ * results do not depend on the machine's level, on the number of tokens in a call, on row ranges or
+ * on threads.
+ * All pointers are to distinct memory unless said; no alignment is needed unless said; nothing
+ * allocates; all functions are pure and thread-safe. Buffers are read and written inside their
+ * stated size only. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/qtype.h"
 
 /* Activations as int8 per 16 ("Q16"): for block j of 16 elements of a token's row
- *   amax = max|x|, s = amax / 127, q = round-half-even(x * (127 / amax)) (0 when amax is 0, not finite,
- *   or so small that 127 / amax overflows), sum = sum of q, t = s * (float)sum.
+ *   amax = max|x|, s = amax / 127, q = round-half-even(x * (127 / amax)) (0 when amax is 0, not
+ *   finite, or so small that 127 / amax overflows), sum = sum of q, t = s * (float)sum.
  * Token i: q + i*k, s/t/sum + i*(k/16); k a multiple of 32. Arrays 64-byte aligned. */
 struct q16 {
 	int8_t *q;
@@ -20,20 +22,24 @@ struct q16 {
 	int32_t *sum;
 	size_t k;
 };
-/* Bytes of one allocation (64-byte aligned) that carries n_tok tokens, and its division into the arrays. */
+/* Bytes of one allocation (64-byte aligned) that carries n_tok tokens, and its division into the
+ * arrays. */
 size_t q16_bytes(size_t k, size_t n_tok);
 void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok);
 
-/* Matrix product of weight rows [r0, r1) and tokens [0, n_tok): y[t * ldy + r] = sum_k w[r][k] * x[t][k].
+/* Matrix product of weight rows [r0, r1) and tokens [0, n_tok): y[t * ldy + r] = sum_k w[r][k] *
+ * x[t][k].
  *
- * QACT_Q16 types, canonical order. A row is blocks j of 16 elements with integer codes qw, a float factor a and,
- * for types with a minimum, a float offset c (Q4_1: a = d, c = m; Q4_K: a = d*sc, c = -(dmin*mn), rounded once each;
- * Q6_K: a = d*sc; offsets such as Q5_0's -16 belong to qw, that is to the exact integer). With
+ * QACT_Q16 types, canonical order. A row is blocks j of 16 elements with integer codes qw, a float
+ * factor a and, for types with a minimum, a float offset c (Q4_1: a = d, c = m; Q4_K: a = d*sc, c =
+ * -(dmin*mn), rounded once each; Q6_K: a = d*sc; offsets such as Q5_0's -16 belong to qw, that is
+ * to the exact integer). With
  *   D = sum of qw*qx over the block (exact int32),  acc[2] = {0, 0}:
- *   acc[j & 1] = fma((float)D, a * s[j], acc[j & 1]); if the type has a minimum: acc[j & 1] = fma(c, t[j], acc[j & 1])
- *   y = acc[0] + acc[1].
- * QACT_F32 types (F32, F16, BF16): 16 lanes, lane l sums k = l, l+16, ... by fma(w, x, acc); the tail (k % 16) goes to
- * its lanes; then lanes are added as a tree: l += l+8, l += l+4, l += l+2, l += l+1. */
+ *   acc[j & 1] = fma((float)D, a * s[j], acc[j & 1]); if the type has a minimum: acc[j & 1] =
+ *   fma(c, t[j], acc[j & 1]) y = acc[0] + acc[1].
+ * QACT_F32 types (F32, F16, BF16): 16 lanes, lane l sums k = l, l+16, ... by fma(w, x, acc); the
+ * tail (k % 16) goes to its lanes; then lanes are added as a tree: l += l+8, l += l+4, l += l+2, l
+ * += l+1. */
 struct mm_args {
 	float *y;
 	size_t ldy;                     /* floats between tokens' outputs */
@@ -44,24 +50,29 @@ struct mm_args {
 	const struct q16 *q16;          /* QACT_Q16 types (already offset to the first token) */
 	const float *x;                 /* QACT_F32 types: rows of ldx floats */
 	size_t ldx;
-	void *scratch;                  /* KERNELS_SCRATCH(n_in) bytes, 64-byte aligned, of this thread */
+	/* KERNELS_SCRATCH(n_in) bytes, 64-byte aligned, of this thread */
+	void *scratch;
 };
 typedef void (*mm_fn)(const struct mm_args *a);
-#define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + 16384)    /* room for an unpacked panel of 16 rows and scales */
+/* room for an unpacked panel of 16 rows and scales */
+#define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + 16384)
 
 /* One page of attention keys and values: KV_PAGE positions of one layer and one KV head.
  * K is [head_dim][KV_PAGE] f16 (transposed), V is [KV_PAGE][head_dim] f16. */
 enum { KV_PAGE = 32 };
 
-/* Fold one page into the running online-softmax state of n_q queries that share the KV head (heads of a GQA group
- * and tokens alike). Query i: q + i*ldq, head_dim floats, sees positions [lo[i], hi[i]) of the page (none when
- * lo >= hi: then its state is untouched). State of i: m[i] (running max, -INFINITY at the start), l[i], acc + i*head_dim
- * (both not read while m[i] is -INFINITY: they need no initial value).
- *   S = scale * fma-chain over d = 0.. of q[d]*K[d][pos] (one chain from 0); if softcap > 0: S = softcap*tanh(S/softcap)
- *   M = max(m, max S); corr = exp(m - M) (0 when m = -inf); P = exp(S - M), 0 outside [lo, hi)
- *   l = fma(l, corr, sum P) with the sum as 16 lanes (pos % 16: P[lane] + P[lane+16]) and then the tree above
- *   acc[d] = acc[d]*corr, then a chain over pos = 0..31 (positions outside contribute nothing) of fma(P, V[pos][d], acc[d]).
- * exp and tanh are kernels' own (same bits at every level, error < 2 ulp for exp).
+/* Fold one page into the running online-softmax state of n_q queries that share the KV head (heads
+ * of a GQA group and tokens alike). Query i: q + i*ldq, head_dim floats, sees positions [lo[i],
+ * hi[i]) of the page (none when lo >= hi: then its state is untouched). State of i: m[i] (running
+ * max, -INFINITY at the start), l[i], acc + i*head_dim (both not read while m[i] is -INFINITY: they
+ * need no initial value).
+ *   S = scale * fma-chain over d = 0.. of q[d]*K[d][pos] (one chain from 0); if softcap > 0: S =
+ *   softcap*tanh(S/softcap) M = max(m, max S); corr = exp(m - M) (0 when m = -inf); P = exp(S - M),
+ *   0 outside [lo, hi)
+ *   l = fma(l, corr, sum P) with the sum as 16 lanes (pos % 16: P[lane] + P[lane+16]) and then the
+ *   tree above acc[d] = acc[d]*corr, then a chain over pos = 0..31 (positions outside contribute
+ *   nothing) of fma(P, V[pos][d], acc[d]). exp and tanh are kernels' own (same bits at every level,
+ *   error < 2 ulp for exp).
  * head_dim: a multiple of 16, at most 512. */
 struct attn_page_args {
 	const float *q;
@@ -81,43 +92,50 @@ struct kernels {
 	void (*dequant[QTYPE_COUNT])(float *y, const void *row, size_t n);
 	/* Quantize tokens [t0, t1) of x (rows of ldx floats) into out. */
 	void (*actq)(const struct q16 *out, const float *x, size_t ldx, size_t t0, size_t t1);
-	/* Quantize one token x as two rows whose sum it is: row `row` of out as actq does it, row + 1 is the rest
-	 * fma(-s, (float)q, x) quantized likewise: about 15 bits. A product is the sum of both rows' products. */
+	/* Quantize one token x as two rows whose sum it is: row `row` of out as actq does it, row +
+	 * 1 is the rest fma(-s, (float)q, x) quantized likewise: about 15 bits. A product is the
+	 * sum of both rows' products. */
 	void (*actq_pair)(const struct q16 *out, const float *x, size_t row);
-	/* y = x * (1 / sqrt(mean(x^2) + eps)) * w; y may be x. Sum of squares: 16 lanes and the tree, as above.
-	 * w may be NULL (all ones). n >= 1. */
+	/* y = x * (1 / sqrt(mean(x^2) + eps)) * w; y may be x. Sum of squares: 16 lanes and the
+	 * tree, as above. w may be NULL (all ones). n >= 1. */
 	void (*rms_norm)(float *y, const float *x, const float *w, size_t n, float eps);
 	/* y += x; y may not be x. */
 	void (*add)(float *y, const float *x, size_t n);
 	void (*scale)(float *y, float s, size_t n);
-	/* y = act(gate) * up; y may be gate or up. silu(x) = x / (1 + exp(-x)); gelu = tanh form. */
+	/* y = act(gate) * up; y may be gate or up. silu(x) = x / (1 + exp(-x)); gelu = tanh
+	 * form. */
 	void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
 	void (*gelu_mul)(float *y, const float *gate, const float *up, size_t n);
-	/* Rotate n_head rows of x (row stride head_dim) in place by n_rot/2 angles: cs holds cos, sin pairs.
-	 * rope_neox pairs (i, i + n_rot/2); rope_norm pairs (2i, 2i+1). x' = x*cos - y*sin: fma(x, cos, -(y*sin));
-	 * y' = fma(y, cos, x*sin). */
+	/* Rotate n_head rows of x (row stride head_dim) in place by n_rot/2 angles: cs holds cos,
+	 * sin pairs. rope_neox pairs (i, i + n_rot/2); rope_norm pairs (2i, 2i+1). x' = x*cos -
+	 * y*sin: fma(x, cos, -(y*sin)); y' = fma(y, cos, x*sin). */
 	void (*rope_neox)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	void (*rope_norm)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
-	/* Store one position of K (head_dim floats, transposed) and V into a page as f16 (round to nearest even). */
-	void (*kv_store)(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim, const float *k, const float *v);
+	/* Store one position of K (head_dim floats, transposed) and V into a page as f16 (round to
+	 * nearest even). */
+	void (*kv_store)(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim,
+	                 const float *k, const float *v);
 	void (*attn_page)(const struct attn_page_args *a);
-	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) + acc_b*exp(mb-M) (fma), l alike.
-	 * A fresh state (m = -INFINITY; its l and acc are not read, here and in attn_page) merges without arithmetic. */
-	void (*attn_merge)(float *ma, float *la, float *acca, const float *mb, const float *lb, const float *accb,
-	                   size_t n_q, size_t head_dim);
+	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) +
+	 * acc_b*exp(mb-M) (fma), l alike. A fresh state (m = -INFINITY; its l and acc are not read,
+	 * here and in attn_page) merges without arithmetic. */
+	void (*attn_merge)(float *ma, float *la, float *acca, const float *mb, const float *lb,
+	                   const float *accb, size_t n_q, size_t head_dim);
 	/* y = softcap * tanh(y / softcap). */
 	void (*softcap)(float *y, float cap, size_t n);
-	/* Max of x and log(sum exp(x - max)) + max: 16 lanes and the tree in double is not used; float lanes per 4096
-	 * elements, added in double. n >= 1. */
+	/* Max of x and log(sum exp(x - max)) + max: 16 lanes and the tree in double is not used;
+	 * float lanes per 4096 elements, added in double. n >= 1. */
 	void (*logsumexp)(const float *x, size_t n, float *ret_max, double *ret_lse);
-	/* Sum of 64-bit words of [p, p+n): touches memory exactly as fast as it can be read (bench's read arm). */
+	/* Sum of 64-bit words of [p, p+n): touches memory exactly as fast as it can be read
+	 * (bench's read arm). */
 	uint64_t (*read_sum)(const void *p, size_t n);
 };
 
-/* Fill k for this machine, levels masked by `mask_spec` (the value of QLLM_CPU; NULL or "" = all): a comma list of the
- * levels that may be used, e.g. "scalar", "avx2". Unknown words: -EINVAL. */
+/* Fill k for this machine, levels masked by `mask_spec` (the value of QLLM_CPU; NULL or "" = all):
+ * a comma list of the levels that may be used, e.g. "scalar", "avx2". Unknown words: -EINVAL. */
 int kernels_init(struct kernels *k, const char *mask_spec);
-/* Fill k up to and including one level even where CPUID lacks it: only for tests that emulate. 0 or -ENOENT. */
+/* Fill k up to and including one level even where CPUID lacks it: only for tests that emulate. 0 or
+ * -ENOENT. */
 int kernels_init_level(struct kernels *k, const char *level);
 /* Space-separated levels that this machine runs: "scalar avx2". */
 const char *kernels_levels(void);

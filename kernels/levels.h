@@ -1,5 +1,6 @@
 /* levels - what each instruction-set folder installs; inside kernels/ only.
- * A fill overwrites the slots that its level makes faster and leaves the others as the lesser level set them. */
+ * A fill overwrites the slots that its level makes faster and leaves the others as the lesser level
+ * set them. */
 #pragma once
 #include "kernels/kernels.h"
 

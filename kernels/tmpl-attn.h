@@ -1,11 +1,13 @@
 /* tmpl-attn - attention over one page, one copy a level: included after the level's vec.h.
  *
- * Scores: positions are lanes, q[d] is broadcast. Values: dimensions are lanes, P is broadcast. Up to ATTN_QUERIES
- * queries share every load of K and V, which are widened from f16 as they are loaded: a page stays in the first
- * cache as f16 and would not as f32.
+ * Scores: positions are lanes, q[d] is broadcast. Values: dimensions are lanes, P is broadcast. Up
+ * to ATTN_QUERIES queries share every load of K and V, which are widened from f16 as they are
+ * loaded: a page stays in the first cache as f16 and would not as f32.
  * Invariants:
- * 1. A query that sees nothing of the page is skipped before blocks are formed: its state is not written.
- * 2. Positions outside [lo, hi) enter no fma: what lies in the page there, even NaN, does not matter.
+ * 1. A query that sees nothing of the page is skipped before blocks are formed: its state is not
+ *    written.
+ * 2. Positions outside [lo, hi) enter no fma: what lies in the page there, even NaN, does not
+ *    matter.
  * 3. acc of a query with m = -INFINITY is not read. */
 #pragma once
 #include "kernels/kernels.h"
@@ -14,7 +16,8 @@
 #define PAGE_V (KV_PAGE / VL)
 
 /* s[i][pos] = q . K[.][pos], unscaled. */
-INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, const size_t n, float s[][KV_PAGE])
+INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, const size_t n,
+                        float s[][KV_PAGE])
 {
 	UNINIT const float *q[ATTN_QUERIES];
 	UNINIT vf acc[ATTN_QUERIES][PAGE_V];
@@ -42,7 +45,8 @@ INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, con
 			v_store(s[i] + p * VL, acc[i][p]);
 }
 
-/* Scores to probabilities in place; m and l of the query move on; returns the factor for its acc. */
+/* Scores to probabilities in place; m and l of the query move on; returns the factor for its
+ * acc. */
 INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[KV_PAGE])
 {
 	const size_t lo = a->lo[query], hi = a->hi[query];
@@ -78,15 +82,16 @@ INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[
 	return corr;
 }
 
-/* acc[d] = acc[d] * corr, then += P * V over positions [lo, hi), for n queries and nv vectors from d. */
-INLINE void attn_values(const struct attn_page_args *a, const size_t *query, const size_t n, const size_t nv, size_t d,
-                        float p[][KV_PAGE], const float *corr, size_t lo, size_t hi)
+/* acc[d] = acc[d] * corr, then += P * V over positions [lo, hi), for n queries and nv vectors from
+ * d. */
+INLINE void attn_values(const struct attn_page_args *a, const size_t *query, const size_t n,
+                        const size_t nv, size_t d, float p[][KV_PAGE], const float *corr, size_t lo,
+                        size_t hi)
 {
 	UNINIT vf acc[ATTN_QUERIES][2 * NV];
 
-	UNROLL for (size_t i = 0; i < n; i++)
-		UNROLL for (size_t v = 0; v < nv; v++)
-			acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * VL) * v_set1(corr[i]);
+	UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t v = 0; v < nv; v++)
+		acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * VL) * v_set1(corr[i]);
 	for (size_t pos = lo; pos < hi; pos++) {
 		const uint16_t *row = a->v + pos * a->head_dim + d;
 		UNINIT vf x[2 * NV];
@@ -135,7 +140,8 @@ INLINE void attn_block(const struct attn_page_args *a, const size_t *query, cons
 		const size_t first = a->lo[query[i]], last = a->hi[query[i]];
 
 		if (first < lo) {
-			attn_value_rows(a, query + i, 1, p + i, corr + i, first, last < lo ? last : lo);
+			attn_value_rows(a, query + i, 1, p + i, corr + i, first,
+			                last < lo ? last : lo);
 			corr[i] = 1.0f;
 		}
 	}
@@ -163,8 +169,8 @@ static void attn_page(const struct attn_page_args *a)
 		attn_block(a, query + i, 1);
 }
 
-static void attn_merge(float *ma, float *la, float *acca, const float *mb, const float *lb, const float *accb,
-                       size_t n_q, size_t head_dim)
+static void attn_merge(float *ma, float *la, float *acca, const float *mb, const float *lb,
+                       const float *accb, size_t n_q, size_t head_dim)
 {
 	for (size_t i = 0; i < n_q; i++, acca += head_dim, accb += head_dim) {
 		float m, ea, eb;
@@ -181,7 +187,8 @@ static void attn_merge(float *ma, float *la, float *acca, const float *mb, const
 		ea = exp_one(ma[i] - m);
 		eb = exp_one(mb[i] - m);
 		for (size_t d = 0; d < head_dim; d += VL)
-			v_store(acca + d, v_fma(v_load(acca + d), v_set1(ea), v_load(accb + d) * v_set1(eb)));
+			v_store(acca + d,
+			        v_fma(v_load(acca + d), v_set1(ea), v_load(accb + d) * v_set1(eb)));
 		la[i] = __builtin_fmaf(la[i], ea, lb[i] * eb);
 		ma[i] = m;
 	}

@@ -7,7 +7,8 @@
 #include "kernels/kernels.h"
 #include "kernels/tmpl-math.h"
 
-/* y[i] = expr of x[i] and u[i] for i < n, which the expression sees as vectors `vx` and `vu`; tails are padded with `pad`. */
+/* y[i] = expr of x[i] and u[i] for i < n, which the expression sees as vectors `vx` and `vu`; tails
+ * are padded with `pad`. */
 #define ELEM_LOOP(y, xp, up, n, pad, expr) do { \
 	size_t i_ = 0; \
 	for (; i_ + VL <= (n); i_ += VL) { \
@@ -133,7 +134,8 @@ static void elem_rope_norm(float *x, size_t n_head, size_t head_dim, size_t n_ro
 		}
 }
 
-static void elem_kv_store(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim, const float *k, const float *v)
+static void elem_kv_store(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim,
+                          const float *k, const float *v)
 {
 	for (size_t d = 0; d < head_dim; d += VL) {
 		uint16_t half[VL];

@@ -1,7 +1,9 @@
-/* tmpl-float - products with F32, F16 and BF16 rows, one copy a level: included after the level's vec.h.
+/* tmpl-float - products with F32, F16 and BF16 rows, one copy a level: included after the level's
+ * vec.h.
  *
- * Four rows and one token, or two rows and three tokens, at a time: eight to twelve independent chains of fma.
- * Element i is lane i % 16 of its chain whatever the block, so that the block changes no bit. */
+ * Four rows and one token, or two rows and three tokens, at a time: eight to twelve independent
+ * chains of fma. Element i is lane i % 16 of its chain whatever the block, so that the block
+ * changes no bit. */
 #pragma once
 #include "kernels/kernels.h"
 #include "kernels/tmpl-math.h"
@@ -22,8 +24,8 @@ INLINE vf float_load(const enum qtype type, const void *p)
 }
 
 /* y of rows [r, r + n_row) and tokens [t, t + n_tok). */
-INLINE void float_block(const struct mm_args *m, const enum qtype type, size_t r, const size_t n_row, size_t t,
-                        const size_t n_tok)
+INLINE void float_block(const struct mm_args *m, const enum qtype type, size_t r,
+                        const size_t n_row, size_t t, const size_t n_tok)
 {
 	const size_t bytes = float_bytes(type), whole = m->n_in / 16 * 16;
 	const char *w = (const char *)m->w + r * m->row_bytes;
@@ -41,7 +43,8 @@ INLINE void float_block(const struct mm_args *m, const enum qtype type, size_t r
 			UNROLL for (size_t j = 0; j < n_tok; j++)
 				e[j] = v_load(x + j * m->ldx + k + v * VL);
 			UNROLL for (size_t i = 0; i < n_row; i++) {
-				const vf q = float_load(type, w + i * m->row_bytes + (k + v * VL) * bytes);
+				const vf q = float_load(type, w + i * m->row_bytes +
+				                                      (k + v * VL) * bytes);
 
 				UNROLL for (size_t j = 0; j < n_tok; j++)
 					acc[i][j][v] = v_fma(q, e[j], acc[i][j][v]);
@@ -58,7 +61,8 @@ INLINE void float_block(const struct mm_args *m, const enum qtype type, size_t r
 
 				memcpy(q, w + i * m->row_bytes + k * bytes, bytes);
 				q[0] = float_load(type, q)[0];
-				lane[k - whole] = __builtin_fmaf(q[0], x[j * m->ldx + k], lane[k - whole]);
+				lane[k - whole] = __builtin_fmaf(q[0], x[j * m->ldx + k],
+			                                         lane[k - whole]);
 			}
 			UNROLL for (size_t v = 0; v < NV; v++)
 				acc[i][j][v] = v_load(lane + v * VL);

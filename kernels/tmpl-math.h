@@ -1,7 +1,7 @@
 /* tmpl-math - exp, tanh and lane trees over a level's vec.h, which is included before.
  *
- * A template sees 16 lanes as NV vectors of VL lanes. Every step below is one IEEE operation on each lane and no step
- * depends on VL, which is why all levels give the same bits. */
+ * A template sees 16 lanes as NV vectors of VL lanes. Every step below is one IEEE operation on
+ * each lane and no step depends on VL, which is why all levels give the same bits. */
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -20,8 +20,9 @@ INLINE vf v_sel(vi mask, vf yes, vf no)
 	return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 
-/* exp(x) = 2^n * exp(r), |r| <= ln 2 / 2, with the degree 6 polynomial of Cephes. The power of two is applied in
- * halves, so that results down to the subnormals and up to infinity are rounded once. Error < 2 ulp. */
+/* exp(x) = 2^n * exp(r), |r| <= ln 2 / 2, with the degree 6 polynomial of Cephes. The power of two
+ * is applied in halves, so that results down to the subnormals and up to infinity are rounded once.
+ * Error < 2 ulp. */
 INLINE vf v_exp(vf x)
 {
 	const vf magic = v_set1(0x1.8p23f);     /* adding it leaves round(x) in the low bits */

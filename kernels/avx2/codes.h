@@ -1,8 +1,11 @@
-/* codes - bytes of blocks to vectors, shared by the AVX2 and AVX-512 products. `type` is a constant in every call.
+/* codes - bytes of blocks to vectors, shared by the AVX2 and AVX-512 products. `type` is a constant
+ * in every call.
  *
- * A unit is 32 consecutive elements: a legacy block, or one eighth of a superblock. Its codes fill one vector in
- * order, so that the lower half is the even group of 16 and the upper half the odd one.
- * Factors come for four rows at once as [r0 r1 r2 r3 of the even group | r0 r1 r2 r3 of the odd group]. */
+ * A unit is 32 consecutive elements: a legacy block, or one eighth of a superblock. Its codes fill
+ * one vector in order, so that the lower half is the even group of 16 and the upper half the odd
+ * one.
+ * Factors come for four rows at once as [r0 r1 r2 r3 of the even group | r0 r1 r2 r3 of the odd
+ * group]. */
 #pragma once
 #include <immintrin.h>
 #include <stdbool.h>
@@ -11,7 +14,8 @@
 #include "kernels/blocks.h"
 #include "kernels/tables.h"
 
-/* Large locals that are written before they are read: spares them -ftrivial-auto-var-init, a `rep stos` a block. */
+/* Large locals that are written before they are read: spares them -ftrivial-auto-var-init, a `rep
+ * stos` a block. */
 #define UNINIT __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline, unused))
 #ifdef __clang__
@@ -72,7 +76,8 @@ INLINE __m256i fifth_bits(const uint8_t qh[4])
 	const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
 	const __m256i v = _mm256_shuffle_epi8(_mm256_set1_epi32(load32(qh)), spread);
 
-	return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit), _mm256_set1_epi8(16));
+	return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit),
+	                        _mm256_set1_epi8(16));
 }
 
 INLINE __m256i shift_right(__m256i v, size_t by)
@@ -88,12 +93,14 @@ INLINE __m256i shift_left(__m256i v, size_t by)
 /* 2 bits a code at qs: element 128h + 32s + l is in byte 32h + l, bits 2s. */
 INLINE __m256i pairs32(const uint8_t *qs, size_t unit)
 {
-	return _mm256_and_si256(shift_right(load256(qs + 32 * (unit / 4)), 2 * (unit % 4)), _mm256_set1_epi8(3));
+	return _mm256_and_si256(shift_right(load256(qs + 32 * (unit / 4)), 2 * (unit % 4)),
+	                        _mm256_set1_epi8(3));
 }
 
 INLINE __m256i nibbles32_k(const uint8_t qs[128], size_t unit)
 {
-	return _mm256_and_si256(shift_right(load256(qs + 32 * (unit / 2)), 4 * (unit % 2)), _mm256_set1_epi8(15));
+	return _mm256_and_si256(shift_right(load256(qs + 32 * (unit / 2)), 4 * (unit % 2)),
+	                        _mm256_set1_epi8(15));
 }
 
 /* Bit `unit` of each of 32 bytes, as bit `to`. */
@@ -133,7 +140,8 @@ INLINE __m256i codes32(const enum qtype type, const void *block, size_t unit)
 	case QTYPE_IQ4_NL: {
 		const __m256i values = _mm256_setr_epi8(IQ4_NL_VALUES, IQ4_NL_VALUES);
 
-		return _mm256_shuffle_epi8(values, nibbles32(((const struct block_iq4_nl *)block)->qs));
+		return _mm256_shuffle_epi8(values,
+		                           nibbles32(((const struct block_iq4_nl *)block)->qs));
 	}
 	case QTYPE_Q2_K: return pairs32(((const struct block_q2_k *)block)->qs, unit);
 	case QTYPE_Q3_K: {
@@ -158,7 +166,8 @@ struct factors {
 	int8_t sc[64], mn[64];
 };
 
-/* The f16 pairs at four places: *ret_lo of the first of each pair, *ret_hi of the second, each twice. */
+/* The f16 pairs at four places: *ret_lo of the first of each pair, *ret_hi of the second, each
+ * twice. */
 INLINE void load_f16_pairs(const uint8_t *const p[4], __m256 *ret_lo, __m256 *ret_hi)
 {
 	const __m128i split = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
@@ -217,13 +226,16 @@ INLINE void store_groups(int8_t out[32], __m128i v)
 /* Q4_K and Q5_K: d, dmin and 12 bytes of scales are the block's first 16 bytes. */
 INLINE void factors_6bit(struct factors *f, const uint8_t *const p[4])
 {
-	const __m128i six = _mm_set1_epi8(0x3f), four = _mm_set1_epi8(0x0f), top = _mm_set1_epi8(0x30);
+	const __m128i six = _mm_set1_epi8(0x3f), four = _mm_set1_epi8(0x0f),
+		      top = _mm_set1_epi8(0x30);
 	const __m128i a = _mm_unpacklo_epi32(load128(p[0]), load128(p[1]));
 	const __m128i b = _mm_unpacklo_epi32(load128(p[2]), load128(p[3]));
 	const __m128i c = _mm_unpackhi_epi32(load128(p[0]), load128(p[1]));
 	const __m128i d = _mm_unpackhi_epi32(load128(p[2]), load128(p[3]));
-	const __m128i s0 = _mm_unpackhi_epi64(a, b), s1 = _mm_unpacklo_epi64(c, d), s2 = _mm_unpackhi_epi64(c, d);
-	const __m128i sc = _mm_or_si128(_mm_and_si128(s2, four), _mm_and_si128(_mm_srli_epi16(s0, 2), top));
+	const __m128i s0 = _mm_unpackhi_epi64(a, b), s1 = _mm_unpacklo_epi64(c, d),
+		      s2 = _mm_unpackhi_epi64(c, d);
+	const __m128i sc = _mm_or_si128(_mm_and_si128(s2, four),
+	                                _mm_and_si128(_mm_srli_epi16(s0, 2), top));
 	const __m128i mn = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(s2, 4), four),
 	                                _mm_and_si128(_mm_srli_epi16(s1, 2), top));
 
@@ -238,8 +250,10 @@ INLINE void factors_6bit(struct factors *f, const uint8_t *const p[4])
 INLINE __m128i scales_q3_k(const uint8_t s[12])
 {
 	const __m128i low = _mm_loadl_epi64((const __m128i *)s);
-	const __m128i lows = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
-	const __m128i high = _mm_srlv_epi32(_mm_set1_epi32(load32(s + 8)), _mm_setr_epi32(0, 2, 4, 6));
+	const __m128i lows = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)),
+	                                   _mm_set1_epi8(15));
+	const __m128i high = _mm_srlv_epi32(_mm_set1_epi32(load32(s + 8)),
+	                                    _mm_setr_epi32(0, 2, 4, 6));
 	const __m128i highs = _mm_slli_epi16(_mm_and_si128(high, _mm_set1_epi8(3)), 4);
 
 	return _mm_sub_epi8(_mm_or_si128(lows, highs), _mm_set1_epi8(32));

@@ -12,7 +12,8 @@ INLINE int32_t quantize16(const float *x, int8_t *q, float *ret_s)
 	const __m256 x0 = _mm256_loadu_ps(x), x1 = _mm256_loadu_ps(x + 8);
 	__m256i mag = _mm256_max_epu32(_mm256_and_si256(_mm256_castps_si256(x0), abs_mask),
 	                               _mm256_and_si256(_mm256_castps_si256(x1), abs_mask));
-	__m128i m = _mm_max_epu32(_mm256_castsi256_si128(mag), _mm256_extracti128_si256(mag, 1)), codes;
+	__m128i m = _mm_max_epu32(_mm256_castsi256_si128(mag), _mm256_extracti128_si256(mag, 1)),
+		codes;
 	__m256i q0, q1, words;
 	float amax, inv;
 
@@ -65,9 +66,12 @@ static void actq_pair(const struct q16 *out, const float *x, size_t row)
 		put16(out, hi, x + 16 * j);
 		s = _mm256_set1_ps(out->s[hi]);
 		q = _mm_loadu_si128((const __m128i *)(out->q + 16 * hi));
-		_mm256_storeu_ps(rest, _mm256_fnmadd_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
-		                                        _mm256_loadu_ps(x + 16 * j)));
-		_mm256_storeu_ps(rest + 8, _mm256_fnmadd_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8))),
+		_mm256_storeu_ps(rest,
+		                 _mm256_fnmadd_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
+		                                  _mm256_loadu_ps(x + 16 * j)));
+		_mm256_storeu_ps(rest + 8, _mm256_fnmadd_ps(s,
+		                                            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+								    _mm_srli_si128(q, 8))),
 		                                            _mm256_loadu_ps(x + 16 * j + 8)));
 		put16(out, hi + n_group, rest);
 	}
@@ -83,7 +87,8 @@ static uint64_t read_sum(const void *p, size_t n)
 	for (i = 0; i + 256 <= n; i += 256)
 		UNROLL for (size_t l = 0; l < 8; l++) {
 			_mm_prefetch(bytes + i + 4096 + 64 * (l / 2), _MM_HINT_T0);
-			sum[l] = _mm256_add_epi64(sum[l], _mm256_loadu_si256((const __m256i *)(bytes + i + 32 * l)));
+			sum[l] = _mm256_add_epi64(
+				sum[l], _mm256_loadu_si256((const __m256i *)(bytes + i + 32 * l)));
 		}
 	for (size_t l = 0; l < 8; l++) {
 		_mm256_storeu_si256((__m256i *)words, sum[l]);

@@ -1,8 +1,10 @@
-/* mm-decode - one to three tokens at a time against rows where they lie, eight rows at a time; one copy a level.
+/* mm-decode - one to three tokens at a time against rows where they lie, eight rows at a time; one
+ * copy a level.
  *
- * Each row's unit of 32 codes meets the token's 32 activations; a tree over four rows turns the partial sums into
- * [r0..r3 of the even group | r0..r3 of the odd group], whose two halves are exactly the canonical acc[0] and acc[1].
- * The level gives `dots4`: exact int32 sums of four rows' codes (biased by the type's offset) and activations. */
+ * Each row's unit of 32 codes meets the token's 32 activations; a tree over four rows turns the
+ * partial sums into [r0..r3 of the even group | r0..r3 of the odd group], whose two halves are
+ * exactly the canonical acc[0] and acc[1]. The level gives `dots4`: exact int32 sums of four rows'
+ * codes (biased by the type's offset) and activations. */
 #pragma once
 #include "kernels/avx2/codes.h"
 #include "kernels/kernels.h"
@@ -12,8 +14,10 @@ enum { DECODE_GROUPS = 2 };     /* of four rows */
 /* Sums of four vectors of int32, kept apart by 128-bit half. */
 INLINE __m256i tree4(__m256i a, __m256i b, __m256i c, __m256i d)
 {
-	const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-	const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+	const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b),
+	                                    _mm256_unpackhi_epi32(a, b));
+	const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d),
+	                                    _mm256_unpackhi_epi32(c, d));
 
 	return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
 }
@@ -24,7 +28,8 @@ INLINE __m256 spread2(const void *p)
 	double pair;
 
 	memcpy(&pair, p, sizeof(pair));
-	return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(pair)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+	return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(pair)),
+	                            _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
 }
 
 INLINE __m256i dots4(const enum qtype type, const __m256i c[4], __m256i x);
@@ -35,7 +40,8 @@ struct token_unit {
 	__m256 s, t;
 };
 
-INLINE void load_token(const enum qtype type, struct token_unit *u, const struct q16 *x, size_t token, size_t unit)
+INLINE void load_token(const enum qtype type, struct token_unit *u, const struct q16 *x,
+                       size_t token, size_t unit)
 {
 	const size_t group = token * (x->k / 16) + 2 * unit;
 
@@ -44,15 +50,20 @@ INLINE void load_token(const enum qtype type, struct token_unit *u, const struct
 	if (type_has_min(type))
 		u->t = spread2(x->t + group);
 	if (bias_shift(type) >= 0)
-		u->bias = _mm256_slli_epi32(_mm256_castps_si256(spread2(x->sum + group)), bias_shift(type));
+		u->bias = _mm256_slli_epi32(_mm256_castps_si256(spread2(x->sum + group)),
+		                            bias_shift(type));
 }
 
-/* Rows [r, r + 8) and tokens [token, token + n_tok); rows past r1 are computed as copies of the last, not stored. */
-INLINE void decode_rows(const struct mm_args *m, const enum qtype type, size_t r, size_t token, const size_t n_tok)
+/* Rows [r, r + 8) and tokens [token, token + n_tok); rows past r1 are computed as copies of the
+ * last, not stored. */
+INLINE void decode_rows(const struct mm_args *m, const enum qtype type, size_t r, size_t token,
+                        const size_t n_tok)
 {
 	const size_t n = m->r1 - r < 8 ? m->r1 - r : 8;
-	const size_t bytes = type_bytes(type), n_unit = m->n_in / 32, units = type_is_super(type) ? 8 : 1;
-	const uint8_t *first = (const uint8_t *)m->w + r * m->row_bytes, *ahead = first + 8 * m->row_bytes;
+	const size_t bytes = type_bytes(type), n_unit = m->n_in / 32,
+		     units = type_is_super(type) ? 8 : 1;
+	const uint8_t *first = (const uint8_t *)m->w + r * m->row_bytes,
+		      *ahead = first + 8 * m->row_bytes;
 	const size_t ahead_step = 8 * bytes / units;
 	UNINIT const uint8_t *row[DECODE_GROUPS][4];
 	UNINIT __m256 acc[DECODE_GROUPS][3];
@@ -70,7 +81,8 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, size_t r
 		for (size_t sub = 0; sub < units; sub++) {
 			UNINIT struct token_unit u[3];
 
-			/* The next eight rows follow these in memory: ask for them evenly along the way. */
+			/* The next eight rows follow these in memory: ask for them evenly along the
+			 * way. */
 			UNROLL for (size_t line = 0; line < ahead_step; line += 64)
 				_mm_prefetch((const char *)ahead + line, _MM_HINT_T0);
 			ahead += ahead_step;
@@ -88,7 +100,9 @@ INLINE void decode_rows(const struct mm_args *m, const enum qtype type, size_t r
 
 					if (bias_shift(type) >= 0)
 						d = _mm256_sub_epi32(d, u[t].bias);
-					acc[g][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(a, u[t].s), acc[g][t]);
+					acc[g][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d),
+					                            _mm256_mul_ps(a, u[t].s),
+					                            acc[g][t]);
 					if (type_has_min(type))
 						acc[g][t] = _mm256_fmadd_ps(c, u[t].t, acc[g][t]);
 				}

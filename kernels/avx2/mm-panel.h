@@ -1,7 +1,7 @@
 /* mm-panel - unpacking 16 rows into scratch, shared by the levels.
  *
- * The level gives `panel_store_codes`, which writes 32 codes of eight rows as {k / 4, 16 rows, 4 bytes}, and
- * `in_panels`: which types are worth it. */
+ * The level gives `panel_store_codes`, which writes 32 codes of eight rows as {k / 4, 16 rows, 4
+ * bytes}, and `in_panels`: which types are worth it. */
 #pragma once
 #include "kernels/avx2/codes.h"
 #include "kernels/kernels.h"
@@ -45,7 +45,8 @@ INLINE void panel_store_factors(float *out, __m256 lo, __m256 hi)
 }
 
 /* Unpack rows [r, r + n), n <= 16; missing rows repeat the last. */
-INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n)
+INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const struct panel *p,
+                         size_t r, size_t n)
 {
 	const size_t bytes = type_bytes(type), units = type_is_super(type) ? 8 : 1;
 
@@ -63,15 +64,18 @@ INLINE void panel_unpack(const struct mm_args *m, const enum qtype type, const s
 			load_factors(type, &f[0], row);
 			load_factors(type, &f[1], row + 4);
 			for (size_t sub = 0; sub < units; sub++) {
-				const size_t at = unit + sub, group = 2 * at * PANEL_ROWS + 8 * half;
+				const size_t at = unit + sub,
+					     group = 2 * at * PANEL_ROWS + 8 * half;
 				UNINIT __m256i v[8];
 
 				UNROLL for (size_t i = 0; i < 8; i++)
 					v[i] = codes32(type, row[i], sub);
 				panel_store_codes(type, p->codes + at * 32 * PANEL_ROWS, v, half);
-				panel_store_factors(p->a + group, unit_a(type, &f[0], sub), unit_a(type, &f[1], sub));
+				panel_store_factors(p->a + group, unit_a(type, &f[0], sub),
+				                    unit_a(type, &f[1], sub));
 				if (type_has_min(type))
-					panel_store_factors(p->c + group, unit_c(type, &f[0], sub), unit_c(type, &f[1], sub));
+					panel_store_factors(p->c + group, unit_c(type, &f[0], sub),
+					                    unit_c(type, &f[1], sub));
 			}
 			UNROLL for (size_t i = 0; i < 8; i++)
 				row[i] += bytes;
@@ -86,26 +90,28 @@ INLINE void panel_bind(struct panel *p, const struct mm_args *m)
 	p->c = p->a + m->n_in;
 }
 
-/* One entry a type: in place below four tokens, from there on by the level's `panels`, or in place by threes. */
-#define MM_ENTRY(name, id) \
-	static __attribute__((noinline)) void decode_##name(const struct mm_args *m, size_t r, size_t token, size_t n_tok) \
-	{ \
-		if (n_tok == 1) \
-			decode_rows(m, QTYPE_##id, r, token, 1); \
-		else if (n_tok == 2) \
-			decode_rows(m, QTYPE_##id, r, token, 2); \
-		else \
-			decode_rows(m, QTYPE_##id, r, token, 3); \
-	} \
-	static void mm_##name(const struct mm_args *m) \
-	{ \
-		if (m->n_tok > 3 && in_panels(QTYPE_##id)) { \
-			panels(m, QTYPE_##id); \
-			return; \
-		} \
-		for (size_t r = m->r0; r < m->r1; r += 8) \
-			for (size_t t = 0; t < m->n_tok; t += 3) \
-				decode_##name(m, r, t, m->n_tok - t < 3 ? m->n_tok - t : 3); \
+/* One entry a type: in place below four tokens, from there on by the level's `panels`, or in place
+ * by threes. */
+#define MM_ENTRY(name, id)                                                                     \
+	static __attribute__((noinline)) void decode_##name(const struct mm_args *m, size_t r, \
+	                                                    size_t token, size_t n_tok)        \
+	{                                                                                      \
+		if (n_tok == 1)                                                                \
+			decode_rows(m, QTYPE_##id, r, token, 1);                               \
+		else if (n_tok == 2)                                                           \
+			decode_rows(m, QTYPE_##id, r, token, 2);                               \
+		else                                                                           \
+			decode_rows(m, QTYPE_##id, r, token, 3);                               \
+	}                                                                                      \
+	static void mm_##name(const struct mm_args *m)                                         \
+	{                                                                                      \
+		if (m->n_tok > 3 && in_panels(QTYPE_##id)) {                                   \
+			panels(m, QTYPE_##id);                                                 \
+			return;                                                                \
+		}                                                                              \
+		for (size_t r = m->r0; r < m->r1; r += 8)                                      \
+			for (size_t t = 0; t < m->n_tok; t += 3)                               \
+				decode_##name(m, r, t, m->n_tok - t < 3 ? m->n_tok - t : 3);   \
 	}
 #define MM_ENTRIES Q16_TYPES(MM_ENTRY)
 #define MM_SET_ONE(name, id) to_->mm[QTYPE_##id] = mm_##name, to_->mm_level[QTYPE_##id] = level_;

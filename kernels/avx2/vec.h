@@ -36,7 +36,8 @@ static inline vf v_load_f16(const uint16_t *p)
 }
 static inline void v_store_f16(uint16_t *p, vf v)
 {
-	_mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+	_mm_storeu_si128((__m128i *)p,
+	                 _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 static inline vf v_load_bf16(const uint16_t *p)
 {

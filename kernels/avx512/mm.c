@@ -1,8 +1,10 @@
-/* mm - AVX-512 VNNI products: the AVX2 scheme with vpdpbusd, which adds four products exactly in int32.
+/* mm - AVX-512 VNNI products: the AVX2 scheme with vpdpbusd, which adds four products exactly in
+ * int32.
  *
- * Signed 8-bit codes are biased by 128 (a flip of the top bit), so that every type has unsigned codes and one offset,
- * taken off through the sums of the activations. In place: 256-bit vectors and AVX2's tree. Panels: 16 rows are one
- * vector, {k / 4, 16 rows, 4 bytes}; four tokens share each load of codes and factors. */
+ * Signed 8-bit codes are biased by 128 (a flip of the top bit), so that every type has unsigned
+ * codes and one offset, taken off through the sums of the activations. In place: 256-bit vectors
+ * and AVX2's tree. Panels: 16 rows are one vector, {k / 4, 16 rows, 4 bytes}; four tokens share
+ * each load of codes and factors. */
 #include "kernels/levels.h"
 #include "kernels/avx2/mm-decode.h"
 #include "kernels/avx2/mm-panel.h"
@@ -42,8 +44,8 @@ INLINE void panel_store_codes(const enum qtype type, uint8_t *out, __m256i v[8],
 }
 
 /* Group j of tokens [token, token + n_tok) into the sums of its parity. */
-INLINE void panel_group(const enum qtype type, const struct panel *p, const struct q16 *x, size_t j, size_t token,
-                        const size_t n_tok, __m512 acc[4])
+INLINE void panel_group(const enum qtype type, const struct panel *p, const struct q16 *x, size_t j,
+                        size_t token, const size_t n_tok, __m512 acc[4])
 {
 	const uint8_t *codes = p->codes + j * 16 * PANEL_ROWS;
 	const __m512 a = _mm512_loadu_ps(p->a + j * PANEL_ROWS);
@@ -54,27 +56,30 @@ INLINE void panel_group(const enum qtype type, const struct panel *p, const stru
 		const size_t g = (token + t) * (x->k / 16) + j;
 
 		/* The sum starts from minus the bias of its activations. */
-		d[t] = bias_shift(type) >= 0 ? _mm512_set1_epi32(-(x->sum[g] * (1 << bias_shift(type)))) :
-		                               _mm512_setzero_si512();
+		d[t] = bias_shift(type) >= 0
+		               ? _mm512_set1_epi32(-(x->sum[g] * (1 << bias_shift(type))))
+		               : _mm512_setzero_si512();
 	}
 	UNROLL for (size_t step = 0; step < 4; step++) {
 		const __m512i q = _mm512_loadu_si512(codes + 64 * step);
 
-		UNROLL for (size_t t = 0; t < n_tok; t++)
-			d[t] = _mm512_dpbusd_epi32(d[t], q, _mm512_set1_epi32(load32(x->q + (token + t) * x->k + 16 * j + 4 * step)));
+		UNROLL for (size_t t = 0; t < n_tok; t++) d[t] = _mm512_dpbusd_epi32(
+			d[t], q,
+			_mm512_set1_epi32(load32(x->q + (token + t) * x->k + 16 * j + 4 * step)));
 	}
 	UNROLL for (size_t t = 0; t < n_tok; t++) {
 		const size_t g = (token + t) * (x->k / 16) + j;
 
-		acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t]), _mm512_mul_ps(a, _mm512_set1_ps(x->s[g])), acc[t]);
+		acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d[t]),
+		                         _mm512_mul_ps(a, _mm512_set1_ps(x->s[g])), acc[t]);
 		if (type_has_min(type))
 			acc[t] = _mm512_fmadd_ps(c, _mm512_set1_ps(x->t[g]), acc[t]);
 	}
 }
 
 /* The panel of rows [r, r + n) with tokens [token, token + n_tok). */
-INLINE void panel_tokens(const struct mm_args *m, const enum qtype type, const struct panel *p, size_t r, size_t n,
-                         size_t token, const size_t n_tok)
+INLINE void panel_tokens(const struct mm_args *m, const enum qtype type, const struct panel *p,
+                         size_t r, size_t n, size_t token, const size_t n_tok)
 {
 	UNINIT __m512 even[4], odd[4];
 

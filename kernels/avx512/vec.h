@@ -36,7 +36,8 @@ static inline vf v_load_f16(const uint16_t *p)
 }
 static inline void v_store_f16(uint16_t *p, vf v)
 {
-	_mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+	_mm256_storeu_si256((__m256i *)p,
+	                    _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 static inline vf v_load_bf16(const uint16_t *p)
 {

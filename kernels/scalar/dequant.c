@@ -1,8 +1,10 @@
-/* dequant - rows to float. a * q has at most 24 bits, so the only rounding is that of the sum with the minimum. */
+/* dequant - rows to float. a * q has at most 24 bits, so the only rounding is that of the sum with
+ * the minimum. */
 #include "kernels/levels.h"
 #include "kernels/scalar/unpack.h"
 
-static inline __attribute__((always_inline)) void dequant(float *y, const void *row, size_t n, const enum qtype type)
+static inline __attribute__((always_inline)) void dequant(float *y, const void *row, size_t n,
+                                                          const enum qtype type)
 {
 	const size_t block = type_is_super(type) ? 256 : 32, bytes = type_bytes(type);
 	const uint8_t *b = row;

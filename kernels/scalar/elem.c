@@ -1,4 +1,5 @@
-/* elem - the scalar level's element-wise kernels, and the single-value functions that share their bits. */
+/* elem - the scalar level's element-wise kernels, and the single-value functions that share their
+ * bits. */
 #include "kernels/scalar/vec.h"
 #include "kernels/tmpl-elem.h"
 #include "kernels/levels.h"
@@ -60,7 +61,8 @@ static void actq(const struct q16 *out, const float *x, size_t ldx, size_t t0, s
 		for (size_t j = 0; j < n_group; j++) {
 			const size_t g = t * n_group + j;
 
-			actq_block(x + t * ldx + 16 * j, out->q + 16 * g, out->s + g, out->t + g, out->sum + g);
+			actq_block(x + t * ldx + 16 * j, out->q + 16 * g, out->s + g, out->t + g,
+			           out->sum + g);
 		}
 }
 
@@ -74,7 +76,8 @@ static void actq_pair(const struct q16 *out, const float *x, size_t row)
 
 		actq_block(x + 16 * j, out->q + 16 * hi, out->s + hi, out->t + hi, out->sum + hi);
 		for (int i = 0; i < 16; i++)
-			rest[i] = __builtin_fmaf(-out->s[hi], (float)out->q[16 * hi + i], x[16 * j + i]);
+			rest[i] = __builtin_fmaf(-out->s[hi], (float)out->q[16 * hi + i],
+			                         x[16 * j + i]);
 		actq_block(rest, out->q + 16 * lo, out->s + lo, out->t + lo, out->sum + lo);
 	}
 }

@@ -1,4 +1,5 @@
-/* mm - the reference matrix products: a weight row is unpacked once into scratch, then met by every token. */
+/* mm - the reference matrix products: a weight row is unpacked once into scratch, then met by every
+ * token. */
 #include "kernels/levels.h"
 #include "kernels/scalar/unpack.h"
 
@@ -23,9 +24,11 @@ static inline int32_t dot16(const int8_t *q, const int8_t *x)
 	return sum;
 }
 
-static inline __attribute__((always_inline)) void mm_q16(const struct mm_args *m, const enum qtype type)
+static inline __attribute__((always_inline)) void mm_q16(const struct mm_args *m,
+                                                         const enum qtype type)
 {
-	const size_t block = type_is_super(type) ? 256 : 32, bytes = type_bytes(type), n_group = m->n_in / 16;
+	const size_t block = type_is_super(type) ? 256 : 32, bytes = type_bytes(type),
+		     n_group = m->n_in / 16;
 	float *a = m->scratch, *c = a + n_group;
 	int8_t *q = (int8_t *)(c + n_group);
 
@@ -48,7 +51,8 @@ static inline __attribute__((always_inline)) void mm_q16(const struct mm_args *m
 			for (size_t j = 0; j < n_group; j++) {
 				float *sum = &acc[j & 1];
 
-				*sum = __builtin_fmaf((float)dot16(q + 16 * j, x + 16 * j), a[j] * xs[j], *sum);
+				*sum = __builtin_fmaf((float)dot16(q + 16 * j, x + 16 * j),
+				                      a[j] * xs[j], *sum);
 				if (type_has_min(type))
 					*sum = __builtin_fmaf(c[j], xt[j], *sum);
 			}
@@ -78,7 +82,8 @@ static inline float load_element(enum qtype type, const void *row, size_t i)
 	return type == QTYPE_F16 ? f16_load(h) : bf16_load(h);
 }
 
-static inline __attribute__((always_inline)) void mm_float(const struct mm_args *m, const enum qtype type)
+static inline __attribute__((always_inline)) void mm_float(const struct mm_args *m,
+                                                           const enum qtype type)
 {
 	for (size_t r = m->r0; r < m->r1; r++)
 		for (size_t t = 0; t < m->n_tok; t++) {
@@ -87,7 +92,8 @@ static inline __attribute__((always_inline)) void mm_float(const struct mm_args 
 			float lane[16] = { 0 };
 
 			for (size_t i = 0; i < m->n_in; i++)
-				lane[i % 16] = __builtin_fmaf(load_element(type, row, i), x[i], lane[i % 16]);
+				lane[i % 16] = __builtin_fmaf(load_element(type, row, i), x[i],
+				                              lane[i % 16]);
 			for (size_t width = 8; width > 0; width /= 2)
 				for (size_t l = 0; l < width; l++)
 					lane[l] += lane[l + width];

@@ -1,12 +1,13 @@
-/* unpack - one block of any Q16 type as integer codes and float factors: the meaning of the bytes, written once for
- * the scalar product and the scalar dequantizer. */
+/* unpack - one block of any Q16 type as integer codes and float factors: the meaning of the bytes,
+ * written once for the scalar product and the scalar dequantizer. */
 #pragma once
 #include <stdbool.h>
 #include "kernels/blocks.h"
 #include "kernels/f16.h"
 #include "kernels/tables.h"
 
-/* Element i of the block is a[i / 16] * q[i] + c[i / 16]; c is written only by types with a minimum. */
+/* Element i of the block is a[i / 16] * q[i] + c[i / 16]; c is written only by types with a
+ * minimum. */
 struct unpacked {
 	int8_t q[256];
 	float a[16], c[16];
@@ -96,7 +97,8 @@ static inline void unpack_q3_k(struct unpacked *u, const struct block_q3_k *b)
 		u->q[i] = (int8_t)(low + 4 * (b->hmask[i % 32] >> (i / 32) & 1) - 4);
 	}
 	for (int j = 0; j < 16; j++) {
-		const int low = b->scales[j % 8] >> (4 * (j / 8)) & 15, high = b->scales[8 + j % 4] >> (2 * (j / 4)) & 3;
+		const int low = b->scales[j % 8] >> (4 * (j / 8)) & 15,
+			  high = b->scales[8 + j % 4] >> (2 * (j / 4)) & 3;
 
 		u->a[j] = d * (float)((low | high << 4) - 32);
 	}
@@ -114,7 +116,8 @@ static inline void unpack_scale_min(const uint8_t s[12], int j, int *ret_sc, int
 	}
 }
 
-static inline void unpack_scales_k(struct unpacked *u, uint16_t d_bits, uint16_t dmin_bits, const uint8_t s[12])
+static inline void unpack_scales_k(struct unpacked *u, uint16_t d_bits, uint16_t dmin_bits,
+                                   const uint8_t s[12])
 {
 	const float d = f16_load(d_bits), dmin = f16_load(dmin_bits);
 
@@ -159,7 +162,8 @@ static inline void unpack_q6_k(struct unpacked *u, const struct block_q6_k *b)
 }
 
 /* `type` is a constant where this is inlined. */
-static inline __attribute__((always_inline)) void unpack_block(struct unpacked *u, enum qtype type, const void *b)
+static inline __attribute__((always_inline)) void unpack_block(struct unpacked *u, enum qtype type,
+                                                               const void *b)
 {
 	switch (type) {
 	case QTYPE_Q4_0: unpack_q4_0(u, b); break;
