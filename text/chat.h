@@ -1,7 +1,8 @@
-/* chat - chat templates: a Jinja subset with budgets (steps, depth, output bytes), no I/O, no attribute access to
- * anything but data. Compiled once a model, rendered from any thread.
- * Errors: -EINVAL with a sentence that names line and construct (unsupported or raise_exception's text);
- * -E2BIG for a spent budget. Oracle: jinja2 (trim_blocks, lstrip_blocks as transformers sets them). */
+/* chat - chat templates: a Jinja subset with budgets (steps, depth, output bytes), no I/O, no
+ * attribute access to anything but data. Compiled once a model, rendered from any thread.
+ * Errors: -EINVAL with a sentence that names line and construct (unsupported or raise_exception's
+ * text); -E2BIG for a spent budget. Oracle: jinja2 (trim_blocks, lstrip_blocks as transformers sets
+ * them). */
 #pragma once
 #include <jansson.h>
 #include "base/cleanup.h"
@@ -18,9 +19,12 @@ struct jinja_budget {
 	unsigned depth;                 /* nesting of evaluation and macros; 0 = default 64 */
 };
 /* vars: object of variables. */
-int jinja_render(const struct jinja *j, json_t *vars, const struct jinja_budget *budget, struct sbuf *out, struct err *err);
+int jinja_render(const struct jinja *j, json_t *vars, const struct jinja_budget *budget,
+                 struct sbuf *out, struct err *err);
 
 struct tok;
-/* Render messages (array of {"role","content",...}) with the model's template: adds bos_token, eos_token, tools,
- * add_generation_prompt=true, strftime_now. -ENOENT when the model has no template. */
-int chat_render(const struct jinja *j, const struct tok *t, json_t *messages, json_t *tools, struct sbuf *out, struct err *err);
+/* Render messages (array of {"role","content",...}) with the model's template: adds bos_token,
+ * eos_token, tools, add_generation_prompt=true, strftime_now. -ENOENT when the model has no
+ * template. */
+int chat_render(const struct jinja *j, const struct tok *t, json_t *messages, json_t *tools,
+                struct sbuf *out, struct err *err);

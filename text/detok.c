@@ -1,7 +1,8 @@
 /* detok - pieces of tokens, joined to whole UTF-8.
  *
  * 1. `held` is at most 3 bytes: the start of a code point that can still be completed.
- * 2. A control token that prints nothing changes nothing, so the leading-blank rule waits for the first real piece. */
+ * 2. A control token that prints nothing changes nothing, so the leading-blank rule waits for the
+ *    first real piece. */
 #include "base/vec.h"
 #include "text/tok-priv.h"
 
@@ -85,7 +86,8 @@ int detok_push(struct detok *d, int32_t id, struct sbuf *out)
 	/* Encoding put a blank before the text: the first piece gives it back. */
 	if (first && v->add_space_prefix && attr != TOK_USER_DEFINED && buf[d->n_held] == ' ')
 		skip = 1;
-	memcpy(buf + skip, d->held, d->n_held);         /* with skip == 1 nothing but the blank can be held back */
+	/* with skip == 1 nothing but the blank can be held back */
+	memcpy(buf + skip, d->held, d->n_held);
 	n = n + d->n_held - skip;
 	whole = utf8_complete_prefix(buf + skip, n);
 	if (whole && sbuf_append(out, buf + skip, whole) < 0)

@@ -1,11 +1,12 @@
-/* jinja-call - the tables of methods and global functions. Methods that would change their object do not exist: the
- * templates' reference runs them in a sandbox with immutable data. */
+/* jinja-call - the tables of methods and global functions. Methods that would change their object
+ * do not exist: the templates' reference runs them in a sandbox with immutable data. */
 #include <errno.h>
 #include <time.h>
 #include "base/vec.h"
 #include "text/jinja-str.h"
 
-static int opt_chars(struct jeval *ev, const struct jcall *c, uint32_t at, const char *name, struct bytes *ret, bool *given)
+static int opt_chars(struct jeval *ev, const struct jcall *c, uint32_t at, const char *name,
+                     struct bytes *ret, bool *given)
 {
 	const struct jv *v = jcall_arg(c, at, name);
 
@@ -52,7 +53,8 @@ static int split(struct jeval *ev, const struct jcall *c, bool from_right, struc
 
 	if (r < 0)
 		return r;
-	return jstr_split(ev, c->self.s, given ? &sep : NULL, max && max->kind == JK_INT ? max->i : -1, from_right, ret);
+	return jstr_split(ev, c->self.s, given ? &sep : NULL,
+	                  max && max->kind == JK_INT ? max->i : -1, from_right, ret);
 }
 
 static int m_split(struct jeval *ev, const struct jcall *c, struct jv *ret)
@@ -80,7 +82,8 @@ static int m_splitlines(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 static bool affix(struct bytes s, struct bytes what, bool end)
 {
-	return s.n >= what.n && (what.n == 0 || memcmp(end ? s.p + s.n - what.n : s.p, what.p, what.n) == 0);
+	return s.n >= what.n &&
+	       (what.n == 0 || memcmp(end ? s.p + s.n - what.n : s.p, what.p, what.n) == 0);
 }
 
 static int has_affix(struct jeval *ev, const struct jcall *c, bool end, struct jv *ret)
@@ -94,7 +97,8 @@ static int has_affix(struct jeval *ev, const struct jcall *c, bool end, struct j
 		is = affix(c->self.s, what->s, end);
 	else
 		for (uint32_t i = 0; i < what->list->n; i++)
-			is |= what->list->v[i].kind == JK_STR && affix(c->self.s, what->list->v[i].s, end);
+			is |= what->list->v[i].kind == JK_STR &&
+			      affix(c->self.s, what->list->v[i].s, end);
 	*ret = jv_bool(is);
 	return 0;
 }
@@ -143,11 +147,13 @@ CASE_METHOD(m_capitalize, JSTR_CAPITALIZE)
 
 static int m_replace(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *old = jcall_arg(c, 0, "old"), *new = jcall_arg(c, 1, "new"), *max = jcall_arg(c, 2, "count");
+	const struct jv *old = jcall_arg(c, 0, "old"), *new = jcall_arg(c, 1, "new"),
+			*max = jcall_arg(c, 2, "count");
 
 	if (!old || !new || old->kind != JK_STR || new->kind != JK_STR)
 		return jv_fail(ev, "replace wants two strings");
-	return jstr_replace(ev, c->self.s, old->s, new->s, max && max->kind == JK_INT ? max->i : -1, ret);
+	return jstr_replace(ev, c->self.s, old->s, new->s, max && max->kind == JK_INT ? max->i : -1,
+	                    ret);
 }
 
 /* Index in code points, -1 when absent. */
@@ -221,7 +227,8 @@ static bool all_of(struct bytes s, bool digits, bool letters)
 {
 	for (size_t i = 0; i < s.n; i++) {
 		char c = s.p[i];
-		bool is_digit = c >= '0' && c <= '9', is_letter = (c | 32) >= 'a' && (c | 32) <= 'z';
+		bool is_digit = c >= '0' && c <= '9',
+		     is_letter = (c | 32) >= 'a' && (c | 32) <= 'z';
 
 		if (!((digits && is_digit) || (letters && (is_letter || c < 0))))
 			return false;
@@ -327,23 +334,47 @@ static int m_cycle(struct jeval *ev, const struct jcall *c, struct jv *ret)
 }
 
 static const struct jfunc str_methods[] = {
-	{ "strip", m_strip }, { "lstrip", m_lstrip }, { "rstrip", m_rstrip }, { "split", m_split }, { "rsplit", m_rsplit },
-	{ "splitlines", m_splitlines }, { "startswith", m_startswith }, { "endswith", m_endswith },
-	{ "removeprefix", m_removeprefix }, { "removesuffix", m_removesuffix }, { "upper", m_upper }, { "lower", m_lower },
-	{ "title", m_title }, { "capitalize", m_capitalize }, { "replace", m_replace }, { "find", m_find }, { "rfind", m_rfind },
-	{ "count", m_count }, { "join", m_join }, { "isdigit", m_isdigit }, { "isalpha", m_isalpha }, { "isalnum", m_isalnum },
-	{ "isspace", m_isspace }, { NULL, NULL },
+	{ "strip", m_strip },
+	{ "lstrip", m_lstrip },
+	{ "rstrip", m_rstrip },
+	{ "split", m_split },
+	{ "rsplit", m_rsplit },
+	{ "splitlines", m_splitlines },
+	{ "startswith", m_startswith },
+	{ "endswith", m_endswith },
+	{ "removeprefix", m_removeprefix },
+	{ "removesuffix", m_removesuffix },
+	{ "upper", m_upper },
+	{ "lower", m_lower },
+	{ "title", m_title },
+	{ "capitalize", m_capitalize },
+	{ "replace", m_replace },
+	{ "find", m_find },
+	{ "rfind", m_rfind },
+	{ "count", m_count },
+	{ "join", m_join },
+	{ "isdigit", m_isdigit },
+	{ "isalpha", m_isalpha },
+	{ "isalnum", m_isalnum },
+	{ "isspace", m_isspace },
+	{ NULL, NULL },
 };
 static const struct jfunc dict_methods[] = {
-	{ "items", m_items }, { "keys", m_keys }, { "values", m_values }, { "get", m_get }, { NULL, NULL },
+	{ "items", m_items }, { "keys", m_keys }, { "values", m_values },
+	{ "get", m_get },     { NULL, NULL },
 };
-static const struct jfunc list_methods[] = { { "index", m_index }, { "count", m_list_count }, { NULL, NULL } };
+static const struct jfunc list_methods[] = { { "index", m_index },
+	                                     { "count", m_list_count },
+	                                     { NULL, NULL } };
 static const struct jfunc loop_methods[] = { { "cycle", m_cycle }, { NULL, NULL } };
 
 const struct jfunc *jinja_method_find(enum jk kind, struct bytes name)
 {
-	const struct jfunc *f = kind == JK_STR ? str_methods : kind == JK_DICT ? dict_methods : kind == JK_LIST ? list_methods :
-		kind == JK_LOOP ? loop_methods : NULL;
+	const struct jfunc *f = kind == JK_STR    ? str_methods
+	                        : kind == JK_DICT ? dict_methods
+	                        : kind == JK_LIST ? list_methods
+	                        : kind == JK_LOOP ? loop_methods
+	                                          : NULL;
 
 	for (; f && f->name; f++)
 		if (bytes_eq(name, bytes_of(f->name)))
@@ -362,7 +393,8 @@ static int g_range(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	if (c->n < 1 || c->n > 3)
 		return jv_fail(ev, "range wants one to three integers");
 	for (uint32_t i = 0; i < c->n; i++)
-		if (c->arg[i].kind != JK_INT || c->arg[i].i > (1ll << 40) || c->arg[i].i < -(1ll << 40))
+		if (c->arg[i].kind != JK_INT || c->arg[i].i > (1ll << 40) ||
+		    c->arg[i].i < -(1ll << 40))
 			return jv_fail(ev, "range wants integers of sensible size");
 	if (c->n == 1)
 		end = c->arg[0].i;
@@ -405,7 +437,8 @@ static int g_strftime_now(struct jeval *ev, const struct jcall *c, struct jv *re
 	struct tm tm;
 
 	if (c->n != 1 || c->arg[0].kind != JK_STR || c->arg[0].s.n >= sizeof(format))
-		return jv_fail(ev, "strftime_now wants a format of less than %zu bytes", sizeof(format));
+		return jv_fail(ev, "strftime_now wants a format of less than %zu bytes",
+		               sizeof(format));
 	memcpy(format, c->arg[0].s.p, c->arg[0].s.n);
 	format[c->arg[0].s.n] = 0;
 	localtime_r(&now, &tm);

@@ -1,10 +1,12 @@
 /* jinja-eval - walk the tree.
  *
- * 1. Every node and loop turn costs a step, long operands more; values cost arena; output has its bound: whichever is
- *    spent first ends the render with -E2BIG. So a hostile template costs a bounded time and memory.
- * 2. The C stack is bounded by `nest`, which every level of evaluation counts, and by the tree's own depth.
- * 3. Scopes are frames looked up outwards. A loop turn, a macro call and a with-block open one; if-blocks do not. A macro
- *    sees the frame it was defined in. */
+ * 1. Every node and loop turn costs a step, long operands more; values cost arena; output has its
+ *    bound: whichever is spent first ends the render with -E2BIG. So a hostile template costs a
+ *    bounded time and memory.
+ * 2. The C stack is bounded by `nest`, which every level of evaluation counts, and by the tree's
+ *    own depth.
+ * 3. Scopes are frames looked up outwards. A loop turn, a macro call and a with-block open one;
+ *    if-blocks do not. A macro sees the frame it was defined in. */
 #include <errno.h>
 #include <inttypes.h>
 #include "base/vec.h"
@@ -17,15 +19,18 @@ static int enter(struct jeval *ev, const struct jnode *node)
 {
 	ev->line = node->line;
 	if (++ev->nest > ev->depth_max * JINJA_NEST_PER_DEPTH)
-		return err_set(ev->err, -E2BIG, "chat template, line %u: evaluation nests more than %u deep", ev->line,
-			ev->depth_max * JINJA_NEST_PER_DEPTH);
+		return err_set(ev->err, -E2BIG,
+		               "chat template, line %u: evaluation nests more than %u deep",
+		               ev->line, ev->depth_max * JINJA_NEST_PER_DEPTH);
 	return jv_charge(ev, 1);
 }
 
 static int emit(struct jeval *ev, int r)
 {
 	if (r == -ENOSPC)
-		return err_set(ev->err, -E2BIG, "chat template, line %u: its output exceeds %zu bytes", ev->line, ev->output_max);
+		return err_set(ev->err, -E2BIG,
+		               "chat template, line %u: its output exceeds %zu bytes", ev->line,
+		               ev->output_max);
 	return r;
 }
 
@@ -93,8 +98,10 @@ static int assign_one(struct jeval *ev, struct bytes name, const struct jv *val)
 	if (r < 0)
 		return r;
 	if (ns.kind != JK_NS)
-		return jv_fail(ev, "only a namespace's attributes can be set, not those of %s", jv_kind_name(&ns));
-	return bind(ev, &ns.ns->vars, (struct bytes){ dot + 1, name.n - (size_t)(dot + 1 - name.p) }, val);
+		return jv_fail(ev, "only a namespace's attributes can be set, not those of %s",
+		               jv_kind_name(&ns));
+	return bind(ev, &ns.ns->vars,
+	            (struct bytes){ dot + 1, name.n - (size_t)(dot + 1 - name.p) }, val);
 }
 
 static int assign(struct jeval *ev, const struct jnode *node, const struct jv *val)
@@ -134,7 +141,8 @@ static int bind_parameters(struct jeval *ev, const struct jnode *m, const struct
 	int r = 0;
 
 	if (call->n > m->n_names)
-		return jv_fail(ev, "macro %.*s takes %u operands, not %u", STR_ARG(m->str), m->n_names, call->n);
+		return jv_fail(ev, "macro %.*s takes %u operands, not %u", STR_ARG(m->str),
+		               m->n_names, call->n);
 	for (uint32_t i = 0; r == 0 && i < m->n_names; i++) {
 		struct jv val = jv_undef;
 		bool given = i < call->n;
@@ -148,7 +156,8 @@ static int bind_parameters(struct jeval *ev, const struct jnode *m, const struct
 			}
 		}
 		if (!given && m->list[i])
-			r = eval(ev, m->list[i], &val);         /* defaults may use the parameters before */
+			/* defaults may use the parameters before */
+			r = eval(ev, m->list[i], &val);
 		if (r == 0)
 			r = bind(ev, &ev->frame->vars, m->names[i], &val);
 	}
@@ -158,13 +167,16 @@ static int bind_parameters(struct jeval *ev, const struct jnode *m, const struct
 	return r;
 }
 
-static int call_macro(struct jeval *ev, const struct jmacro *macro, const struct jcall *call, struct jv *ret)
+static int call_macro(struct jeval *ev, const struct jmacro *macro, const struct jcall *call,
+                      struct jv *ret)
 {
 	struct jframe *frame = ev->frame;
 	int r;
 
 	if (++ev->depth > ev->depth_max)
-		return err_set(ev->err, -E2BIG, "chat template, line %u: macros nest more than %u deep", ev->line, ev->depth_max);
+		return err_set(ev->err, -E2BIG,
+		               "chat template, line %u: macros nest more than %u deep", ev->line,
+		               ev->depth_max);
 	r = push_frame(ev, macro->frame);
 	if (r == 0)
 		r = bind_parameters(ev, macro->node, call);
@@ -178,7 +190,9 @@ static int call_macro(struct jeval *ev, const struct jmacro *macro, const struct
 /* Operands of a call, filter or test; `extra` keyword slots are left free behind them. */
 static int operands(struct jeval *ev, const struct jnode *node, uint32_t extra, struct jcall *ret)
 {
-	uint32_t n_kw = node->kind == JN_TEST || node->kind == JN_CALL || node->kind == JN_FILTER ? node->n_names : 0;
+	uint32_t n_kw = node->kind == JN_TEST || node->kind == JN_CALL || node->kind == JN_FILTER
+	                        ? node->n_names
+	                        : 0;
 	uint32_t n = node->n - n_kw;
 	struct jv *arg = arena_alloc(&ev->mem, (n + 1) * sizeof(*arg));
 	struct jkw *kw = arena_alloc(&ev->mem, (n_kw + extra + 1) * sizeof(*kw));
@@ -198,8 +212,8 @@ static int operands(struct jeval *ev, const struct jnode *node, uint32_t extra, 
 	return r;
 }
 
-static __attribute__((noinline)) int eval_call(struct jeval *ev, const struct jnode *node, const struct jv *caller,
-                                               struct jv *ret)
+static __attribute__((noinline)) int eval_call(struct jeval *ev, const struct jnode *node,
+                                               const struct jv *caller, struct jv *ret)
 {
 	struct jcall call = { .self = jv_undef };
 	struct jv fn;
@@ -222,21 +236,25 @@ static __attribute__((noinline)) int eval_call(struct jeval *ev, const struct jn
 		return fn.method->func->fn(ev, &call, ret);
 	default:
 		if (node->a->kind == JN_NAME || node->a->kind == JN_ATTR)
-			return jv_fail(ev, "%s \"%.*s\" cannot be called or is not supported", jv_kind_name(&fn),
-				STR_ARG(node->a->str));
+			return jv_fail(ev, "%s \"%.*s\" cannot be called or is not supported",
+			               jv_kind_name(&fn), STR_ARG(node->a->str));
 		return jv_fail(ev, "%s cannot be called", jv_kind_name(&fn));
 	}
 }
 
-static __attribute__((noinline)) int eval_filter(struct jeval *ev, const struct jnode *node, struct jv *ret)
+static __attribute__((noinline)) int eval_filter(struct jeval *ev, const struct jnode *node,
+                                                 struct jv *ret)
 {
 	bool is_test = node->kind == JN_TEST;
-	const struct jfunc *func = is_test ? jinja_test_find(node->str) : jinja_filter_find(node->str);
+	const struct jfunc *func = is_test ? jinja_test_find(node->str)
+	                                   : jinja_filter_find(node->str);
 	struct jcall call = { .name = func ? func->name : "" };
 	int r;
 
-	if (!func)      /* here and not in the parser: branches that are never taken may name anything */
-		return jv_fail(ev, "the %s \"%.*s\" is not supported", is_test ? "test" : "filter", STR_ARG(node->str));
+	/* here and not in the parser: branches that are never taken may name anything */
+	if (!func)
+		return jv_fail(ev, "the %s \"%.*s\" is not supported", is_test ? "test" : "filter",
+		               STR_ARG(node->str));
 	r = eval(ev, node->a, &call.self);
 	if (r < 0 || (r = operands(ev, node, 0, &call)) < 0)
 		return r;
@@ -261,7 +279,8 @@ static int eval_all(struct jeval *ev, const struct jnode *node, struct jlist **r
 	return r;
 }
 
-static __attribute__((noinline)) int eval_list(struct jeval *ev, const struct jnode *node, struct jv *ret)
+static __attribute__((noinline)) int eval_list(struct jeval *ev, const struct jnode *node,
+                                               struct jv *ret)
 {
 	struct jlist *list;
 	struct jdict *dict;
@@ -295,7 +314,8 @@ static __attribute__((noinline)) int eval_list(struct jeval *ev, const struct jn
 	return jv_dict_seal(ev, dict, ret);
 }
 
-static __attribute__((noinline)) int eval_math(struct jeval *ev, const struct jnode *node, struct jv *ret)
+static __attribute__((noinline)) int eval_math(struct jeval *ev, const struct jnode *node,
+                                               struct jv *ret)
 {
 	bool strings = true;
 	struct jlist *list;
@@ -304,8 +324,10 @@ static __attribute__((noinline)) int eval_math(struct jeval *ev, const struct jn
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < node->n; i++)
-		strings = strings && list->v[i].kind == JK_STR && (i == 0 || node->kind == JN_CONCAT || node->ops[i - 1] == JO_ADD);
-	if (node->kind == JN_CONCAT || strings)         /* at once: a long sum copies each part once */
+		strings = strings && list->v[i].kind == JK_STR &&
+		          (i == 0 || node->kind == JN_CONCAT || node->ops[i - 1] == JO_ADD);
+	/* at once: a long sum copies each part once */
+	if (node->kind == JN_CONCAT || strings)
 		return jv_concat(ev, list->v, list->n, ret);
 	*ret = list->v[0];
 	for (uint32_t i = 1; r == 0 && i < node->n; i++) {
@@ -332,12 +354,15 @@ static int compare(struct jeval *ev, enum jop op, const struct jv *a, const stru
 		return r;
 	default:
 		r = jv_compare(ev, a, b, &order);
-		*ret = op == JO_LT ? order < 0 : op == JO_LE ? order <= 0 : op == JO_GT ? order > 0 : order >= 0;
+		*ret = op == JO_LT ? order < 0 :
+		       op == JO_LE ? order <= 0 :
+		       op == JO_GT ? order > 0 : order >= 0;
 		return r;
 	}
 }
 
-static __attribute__((noinline)) int eval_compare(struct jeval *ev, const struct jnode *node, struct jv *ret)
+static __attribute__((noinline)) int eval_compare(struct jeval *ev, const struct jnode *node,
+                                                  struct jv *ret)
 {
 	bool holds = true;
 	struct jv a, b;
@@ -354,7 +379,8 @@ static __attribute__((noinline)) int eval_compare(struct jeval *ev, const struct
 	return r;
 }
 
-static __attribute__((noinline)) int eval_access(struct jeval *ev, const struct jnode *node, struct jv *ret)
+static __attribute__((noinline)) int eval_access(struct jeval *ev, const struct jnode *node,
+                                                 struct jv *ret)
 {
 	struct jv of, part[3] = { jv_undef, jv_undef, jv_undef };
 	int r = eval(ev, node->a, &of);
@@ -367,8 +393,9 @@ static __attribute__((noinline)) int eval_access(struct jeval *ev, const struct 
 	ev->line = node->line;
 	if (r < 0)
 		return r;
-	return node->kind == JN_ATTR ? jv_attr(ev, &of, node->str, ret) :
-		node->kind == JN_ITEM ? jv_item(ev, &of, &part[0], ret) : jv_slice(ev, &of, part, ret);
+	return node->kind == JN_ATTR   ? jv_attr(ev, &of, node->str, ret)
+	       : node->kind == JN_ITEM ? jv_item(ev, &of, &part[0], ret)
+	                               : jv_slice(ev, &of, part, ret);
 }
 
 static int eval_logic(struct jeval *ev, const struct jnode *node, struct jv *ret)
@@ -709,7 +736,8 @@ int jinja_new(struct jinja **ret, const char *text, size_t n, struct err *err)
 	int r;
 
 	if (n > JINJA_TEXT_MAX)
-		return err_set(err, -E2BIG, "chat template: %zu bytes, more than %d", n, JINJA_TEXT_MAX);
+		return err_set(err, -E2BIG, "chat template: %zu bytes, more than %d", n,
+		               JINJA_TEXT_MAX);
 	if (!utf8_valid(text, n))
 		return err_set(err, -EINVAL, "chat template: the text is not UTF-8");
 	j = mem_alloc(sizeof(*j));
@@ -752,13 +780,17 @@ static int bind_variables(struct jeval *ev, json_t *vars)
 	return r;
 }
 
-int jinja_render(const struct jinja *j, json_t *vars, const struct jinja_budget *budget, struct sbuf *out, struct err *err)
+int jinja_render(const struct jinja *j, json_t *vars, const struct jinja_budget *budget,
+                 struct sbuf *out, struct err *err)
 {
 	static const struct jinja_budget none;
 	const struct jinja_budget *b = budget ? budget : &none;
 	struct jeval ev = {
-		.err = err, .line = 1, .steps_max = b->steps ? b->steps : 1000000,
-		.depth_max = b->depth ? b->depth : 64, .output_max = b->output ? b->output : 8u << 20,
+		.err = err,
+		.line = 1,
+		.steps_max = b->steps ? b->steps : 1000000,
+		.depth_max = b->depth ? b->depth : 64,
+		.output_max = b->output ? b->output : 8u << 20,
 	};
 	struct sbuf text = { .max = ev.output_max };
 	int r;

@@ -1,5 +1,5 @@
-/* jinja-filter - the tables of filters and tests. A row is a name and a function over struct jcall: `self` is what
- * stands before "|" or "is". Nothing here changes an operand. */
+/* jinja-filter - the tables of filters and tests. A row is a name and a function over struct jcall:
+ * `self` is what stands before "|" or "is". Nothing here changes an operand. */
 #include <errno.h>
 #include <math.h>
 #include <utf8proc.h>
@@ -10,7 +10,8 @@
 static int need_str(struct jeval *ev, const struct jcall *c, const struct jv *v, struct bytes *ret)
 {
 	if (!v || v->kind != JK_STR)
-		return jv_fail(ev, "%s wants a string, not %s", c->name, v ? jv_kind_name(v) : "nothing");
+		return jv_fail(ev, "%s wants a string, not %s", c->name,
+		               v ? jv_kind_name(v) : "nothing");
 	*ret = v->s;
 	return 0;
 }
@@ -61,7 +62,8 @@ static int f_trim(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	if (r == 0 && chars && chars->kind != JK_NONE)
 		r = need_str(ev, c, chars, &set);
 	if (r == 0)
-		*ret = jv_str(jstr_strip(s, chars && chars->kind == JK_STR ? &set : NULL, JSTR_LEFT | JSTR_RIGHT));
+		*ret = jv_str(jstr_strip(s, chars && chars->kind == JK_STR ? &set : NULL,
+		                         JSTR_LEFT | JSTR_RIGHT));
 	return r;
 }
 
@@ -71,7 +73,8 @@ static int f_replace(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	struct bytes s, old, new;
 	int r;
 
-	if ((r = as_text(ev, &c->self, &s)) < 0 || (r = need_str(ev, c, jcall_arg(c, 0, "old"), &old)) < 0 ||
+	if ((r = as_text(ev, &c->self, &s)) < 0 ||
+	    (r = need_str(ev, c, jcall_arg(c, 0, "old"), &old)) < 0 ||
 	    (r = need_str(ev, c, jcall_arg(c, 1, "new"), &new)) < 0)
 		return r;
 	return jstr_replace(ev, s, old, new, count && count->kind == JK_INT ? count->i : -1, ret);
@@ -79,7 +82,8 @@ static int f_replace(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 static int f_indent(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *width = jcall_arg(c, 0, "width"), *first = jcall_arg(c, 1, "first"), *blank = jcall_arg(c, 2, "blank");
+	const struct jv *width = jcall_arg(c, 0, "width"), *first = jcall_arg(c, 1, "first"),
+			*blank = jcall_arg(c, 2, "blank");
 	char pad[256];
 	struct bytes s, fill = { pad, 4 };
 	int r = as_text(ev, &c->self, &s);
@@ -89,7 +93,8 @@ static int f_indent(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	memset(pad, ' ', sizeof(pad));
 	if (width && width->kind == JK_STR)
 		fill = width->s;
-	else if (width && width->kind == JK_INT && width->i >= 0 && width->i <= (int64_t)sizeof(pad))
+	else if (width && width->kind == JK_INT && width->i >= 0 &&
+	         width->i <= (int64_t)sizeof(pad))
 		fill.n = (size_t)width->i;
 	else if (width)
 		return jv_fail(ev, "indent wants a width of 0 to %zu", sizeof(pad));
@@ -98,8 +103,9 @@ static int f_indent(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 static int f_tojson(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *indent = jcall_arg(c, 1, "indent"), *ascii = jcall_arg(c, 0, "ensure_ascii"),
-		*sort = jcall_arg(c, 3, "sort_keys");
+	const struct jv *indent = jcall_arg(c, 1, "indent"),
+			*ascii = jcall_arg(c, 0, "ensure_ascii"),
+			*sort = jcall_arg(c, 3, "sort_keys");
 	struct sbuf s = { .max = JINJA_HEAP_MAX };
 	int r, width = -1;
 
@@ -132,7 +138,8 @@ static int f_int(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	*ret = def ? *def : jv_int(0);
 	if (c->self.kind == JK_INT || c->self.kind == JK_BOOL) {
 		*ret = jv_int(c->self.kind == JK_INT ? c->self.i : c->self.b);
-	} else if (jv_number(&c->self, &x) || (c->self.kind == JK_STR && jstr_number(c->self.s, text, sizeof(text), &x))) {
+	} else if (jv_number(&c->self, &x) ||
+	           (c->self.kind == JK_STR && jstr_number(c->self.s, text, sizeof(text), &x))) {
 		if (x > -9.2e18 && x < 9.2e18)
 			*ret = jv_int((int64_t)x);
 	}
@@ -147,7 +154,8 @@ static int f_float(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 	(void)ev;
 	*ret = def ? *def : jv_float(0);
-	if (jv_number(&c->self, &x) || (c->self.kind == JK_STR && jstr_number(c->self.s, text, sizeof(text), &x)))
+	if (jv_number(&c->self, &x) ||
+	    (c->self.kind == JK_STR && jstr_number(c->self.s, text, sizeof(text), &x)))
 		*ret = jv_float(x);
 	return 0;
 }
@@ -181,7 +189,7 @@ static int f_round(struct jeval *ev, const struct jcall *c, struct jv *ret)
 		x = ceil(x * scale) / scale;
 	} else if (method && method->kind == JK_STR && bytes_eq(method->s, bytes_of("floor"))) {
 		x = floor(x * scale) / scale;
-	} else {                                        /* the decimal that is nearest, ties as stored: Python's */
+	} else { /* the decimal that is nearest, ties as stored: Python's */
 		snprintf(text, sizeof(text), "%.*f", (int)n, x);
 		x = strtod(text, NULL);
 	}
@@ -270,14 +278,16 @@ static int f_reverse(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 static int f_sort(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *reverse = jcall_arg(c, 0, "reverse"), *exact = jcall_arg(c, 1, "case_sensitive"),
-		*attribute = jcall_arg(c, 2, "attribute");
+	const struct jv *reverse = jcall_arg(c, 0, "reverse"),
+			*exact = jcall_arg(c, 1, "case_sensitive"),
+			*attribute = jcall_arg(c, 2, "attribute");
 	struct jlist *list;
 	int r = copy_items(ev, &c->self, &list);
 
 	if (r == 0)
 		r = jv_sort(ev, list->v, list->n, reverse && jv_truth(reverse),
-			attribute && attribute->kind == JK_STR ? &attribute->s : NULL, !exact || !jv_truth(exact));
+		            attribute && attribute->kind == JK_STR ? &attribute->s : NULL,
+		            !exact || !jv_truth(exact));
 	return r < 0 ? r : jv_list_seal(ev, list, ret);
 }
 
@@ -381,7 +391,8 @@ static int f_dictsort(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 		r = pair(ev, &list->v[i].list->v[by_value], &at, &order[i]);
 		if (r == 0 && order[i].list->v[0].kind == JK_STR && !(exact && jv_truth(exact)))
-			r = jstr_case(ev, order[i].list->v[0].s, JSTR_LOWER, (struct jv *)&order[i].list->v[0]);
+			r = jstr_case(ev, order[i].list->v[0].s, JSTR_LOWER,
+			              (struct jv *)&order[i].list->v[0]);
 	}
 	if (r == 0)
 		r = jv_sort(ev, order, list->n, reverse && jv_truth(reverse), NULL, false);
@@ -392,7 +403,8 @@ static int f_dictsort(struct jeval *ev, const struct jcall *c, struct jv *ret)
 
 static int f_default(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *def = jcall_arg(c, 0, "default_value"), *falsy = jcall_arg(c, 1, "boolean");
+	const struct jv *def = jcall_arg(c, 0, "default_value"),
+			*falsy = jcall_arg(c, 1, "boolean");
 
 	(void)ev;
 	if (c->self.kind == JK_UNDEF || (falsy && jv_truth(falsy) && !jv_truth(&c->self)))
@@ -455,11 +467,13 @@ static int f_min(struct jeval *ev, const struct jcall *c, struct jv *ret)
 /* map(attribute=NAME, default=X) or map(FILTER, operands ...) */
 static int f_map(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
-	const struct jv *attribute = c->n == 0 ? jcall_arg(c, 0, "attribute") : NULL, *def = jcall_arg(c, UINT32_MAX, "default");
+	const struct jv *attribute = c->n == 0 ? jcall_arg(c, 0, "attribute") : NULL,
+			*def = jcall_arg(c, UINT32_MAX, "default");
 	const struct jfunc *filter = NULL;
 	struct jlist *list;
 	struct bytes name = { 0 };
-	int r = copy_items(ev, jv_truth(&c->self) ? &c->self : &jv_undef, &list);      /* as jinja2: none maps to nothing */
+	/* as jinja2: none maps to nothing */
+	int r = copy_items(ev, jv_truth(&c->self) ? &c->self : &jv_undef, &list);
 
 	if (r == 0 && !attribute) {
 		r = need_str(ev, c, jcall_arg(c, 0, ""), &name);
@@ -475,8 +489,12 @@ static int f_map(struct jeval *ev, const struct jcall *c, struct jv *ret)
 			if (r == 0 && list->v[i].kind == JK_UNDEF && def)
 				list->v[i] = *def;
 		} else {
-			struct jcall inner = { .name = filter->name, .self = item, .arg = c->arg + 1, .n = c->n - 1, .kw = c->kw,
-				.n_kw = c->n_kw };
+			struct jcall inner = { .name = filter->name,
+				               .self = item,
+				               .arg = c->arg + 1,
+				               .n = c->n - 1,
+				               .kw = c->kw,
+				               .n_kw = c->n_kw };
 
 			r = filter->fn(ev, &inner, &list->v[i]);
 		}
@@ -485,7 +503,8 @@ static int f_map(struct jeval *ev, const struct jcall *c, struct jv *ret)
 }
 
 /* Keep the items that pass (or fail) a test, of themselves or of an attribute. */
-static int sift(struct jeval *ev, const struct jcall *c, bool by_attribute, bool keep, struct jv *ret)
+static int sift(struct jeval *ev, const struct jcall *c, bool by_attribute, bool keep,
+                struct jv *ret)
 {
 	const struct jfunc *test = NULL;
 	struct jlist *list;
@@ -508,8 +527,10 @@ static int sift(struct jeval *ev, const struct jcall *c, bool by_attribute, bool
 			r = jv_item(ev, &list->v[i], &c->arg[0], &probe);
 		passed = jv_bool(jv_truth(&probe));
 		if (r == 0 && test) {
-			struct jcall inner = { .name = test->name, .self = probe, .arg = c->arg + skip + 1,
-				.n = c->n - skip - 1 };
+			struct jcall inner = { .name = test->name,
+				               .self = probe,
+				               .arg = c->arg + skip + 1,
+				               .n = c->n - skip - 1 };
 
 			r = test->fn(ev, &inner, &passed);
 		}
@@ -551,14 +572,19 @@ static int f_attr(struct jeval *ev, const struct jcall *c, struct jv *ret)
 }
 
 static const struct jfunc filters[] = {
-	{ "abs", f_abs }, { "attr", f_attr }, { "capitalize", f_capitalize }, { "count", f_length }, { "d", f_default },
-	{ "default", f_default }, { "dictsort", f_dictsort }, { "e", f_escape }, { "escape", f_escape }, { "first", f_first },
-	{ "float", f_float }, { "indent", f_indent }, { "int", f_int }, { "items", f_items }, { "join", f_join },
-	{ "last", f_last }, { "length", f_length }, { "list", f_list }, { "lower", f_lower }, { "map", f_map },
-	{ "max", f_max }, { "min", f_min }, { "reject", f_reject }, { "rejectattr", f_rejectattr }, { "replace", f_replace },
-	{ "reverse", f_reverse }, { "round", f_round }, { "safe", f_string }, { "select", f_select },
-	{ "selectattr", f_selectattr }, { "sort", f_sort }, { "string", f_string }, { "sum", f_sum }, { "title", f_title },
-	{ "tojson", f_tojson }, { "trim", f_trim }, { "unique", f_unique }, { "upper", f_upper },
+	{ "abs", f_abs },           { "attr", f_attr },       { "capitalize", f_capitalize },
+	{ "count", f_length },      { "d", f_default },       { "default", f_default },
+	{ "dictsort", f_dictsort }, { "e", f_escape },        { "escape", f_escape },
+	{ "first", f_first },       { "float", f_float },     { "indent", f_indent },
+	{ "int", f_int },           { "items", f_items },     { "join", f_join },
+	{ "last", f_last },         { "length", f_length },   { "list", f_list },
+	{ "lower", f_lower },       { "map", f_map },         { "max", f_max },
+	{ "min", f_min },           { "reject", f_reject },   { "rejectattr", f_rejectattr },
+	{ "replace", f_replace },   { "reverse", f_reverse }, { "round", f_round },
+	{ "safe", f_string },       { "select", f_select },   { "selectattr", f_selectattr },
+	{ "sort", f_sort },         { "string", f_string },   { "sum", f_sum },
+	{ "title", f_title },       { "tojson", f_tojson },   { "trim", f_trim },
+	{ "unique", f_unique },     { "upper", f_upper },
 };
 
 static const struct jfunc *find(const struct jfunc *rows, size_t n, struct bytes name)
@@ -588,7 +614,8 @@ TEST(t_undefined, c->self.kind == JK_UNDEF)
 TEST(t_none, c->self.kind == JK_NONE)
 TEST(t_string, c->self.kind == JK_STR)
 TEST(t_mapping, c->self.kind == JK_DICT)
-TEST(t_iterable, c->self.kind == JK_STR || c->self.kind == JK_LIST || c->self.kind == JK_DICT || c->self.kind == JK_UNDEF)
+TEST(t_iterable, c->self.kind == JK_STR || c->self.kind == JK_LIST || c->self.kind == JK_DICT ||
+                         c->self.kind == JK_UNDEF)
 TEST(t_number, c->self.kind == JK_INT || c->self.kind == JK_FLOAT || c->self.kind == JK_BOOL)
 TEST(t_integer, c->self.kind == JK_INT)
 TEST(t_float, c->self.kind == JK_FLOAT)
@@ -608,7 +635,8 @@ TEST(t_filter, c->self.kind == JK_STR && jinja_filter_find(c->self.s))
 static int t_in(struct jeval *ev, const struct jcall *c, struct jv *ret)
 {
 	bool in = false;
-	int r = c->n == 1 ? jv_contains(ev, &c->arg[0], &c->self, &in) : jv_fail(ev, "the test \"in\" wants an operand");
+	int r = c->n == 1 ? jv_contains(ev, &c->arg[0], &c->self, &in)
+	                  : jv_fail(ev, "the test \"in\" wants an operand");
 
 	*ret = jv_bool(in);
 	return r;
@@ -622,13 +650,14 @@ static int t_divisible(struct jeval *ev, const struct jcall *c, struct jv *ret)
 	return 0;
 }
 
-#define ORDER_TEST(name, expr) \
+#define ORDER_TEST(name, expr)                                                   \
 	static int name(struct jeval *ev, const struct jcall *c, struct jv *ret) \
-	{ \
-		int order = 0; \
-		int r = c->n == 1 ? jv_compare(ev, &c->self, &c->arg[0], &order) : jv_fail(ev, "a test wants an operand"); \
-		*ret = jv_bool(expr); \
-		return r; \
+	{                                                                        \
+		int order = 0;                                                   \
+		int r = c->n == 1 ? jv_compare(ev, &c->self, &c->arg[0], &order) \
+		                  : jv_fail(ev, "a test wants an operand");      \
+		*ret = jv_bool(expr);                                            \
+		return r;                                                        \
 	}
 ORDER_TEST(t_lt, order < 0)
 ORDER_TEST(t_le, order <= 0)
@@ -636,13 +665,38 @@ ORDER_TEST(t_gt, order > 0)
 ORDER_TEST(t_ge, order >= 0)
 
 static const struct jfunc tests[] = {
-	{ "defined", t_defined }, { "undefined", t_undefined }, { "none", t_none }, { "string", t_string },
-	{ "mapping", t_mapping }, { "iterable", t_iterable }, { "sequence", t_iterable }, { "number", t_number },
-	{ "integer", t_integer }, { "float", t_float }, { "boolean", t_boolean }, { "true", t_true }, { "false", t_false },
-	{ "callable", t_callable }, { "odd", t_odd }, { "even", t_even }, { "divisibleby", t_divisible }, { "eq", t_eq },
-	{ "equalto", t_eq }, { "==", t_eq }, { "ne", t_ne }, { "sameas", t_sameas }, { "lt", t_lt }, { "lessthan", t_lt },
-	{ "le", t_le }, { "gt", t_gt }, { "greaterthan", t_gt }, { "ge", t_ge }, { "in", t_in }, { "lower", t_lower },
-	{ "upper", t_upper }, { "filter", t_filter },
+	{ "defined", t_defined },
+	{ "undefined", t_undefined },
+	{ "none", t_none },
+	{ "string", t_string },
+	{ "mapping", t_mapping },
+	{ "iterable", t_iterable },
+	{ "sequence", t_iterable },
+	{ "number", t_number },
+	{ "integer", t_integer },
+	{ "float", t_float },
+	{ "boolean", t_boolean },
+	{ "true", t_true },
+	{ "false", t_false },
+	{ "callable", t_callable },
+	{ "odd", t_odd },
+	{ "even", t_even },
+	{ "divisibleby", t_divisible },
+	{ "eq", t_eq },
+	{ "equalto", t_eq },
+	{ "==", t_eq },
+	{ "ne", t_ne },
+	{ "sameas", t_sameas },
+	{ "lt", t_lt },
+	{ "lessthan", t_lt },
+	{ "le", t_le },
+	{ "gt", t_gt },
+	{ "greaterthan", t_gt },
+	{ "ge", t_ge },
+	{ "in", t_in },
+	{ "lower", t_lower },
+	{ "upper", t_upper },
+	{ "filter", t_filter },
 };
 
 const struct jfunc *jinja_test_find(struct bytes name)

@@ -1,7 +1,9 @@
-/* jinja-lex - a template's tokens. Outside tags everything is data; whitespace control happens here and nowhere else:
+/* jinja-lex - a template's tokens. Outside tags everything is data; whitespace control happens here
+ * and nowhere else:
  *
- * 1. trim_blocks: the newline right after a block or comment tag goes; lstrip_blocks: blanks between a line's start and
- *    a block or comment tag go. "-" takes all white space on its side, "+" switches the automatism off.
+ * 1. trim_blocks: the newline right after a block or comment tag goes; lstrip_blocks: blanks
+ *    between a line's start and a block or comment tag go. "-" takes all white space on its side,
+ *    "+" switches the automatism off.
  * 2. Inside a tag, an end mark counts only when no bracket is open, as in {{ {"a": {}} }}.
  * 3. One trailing newline of the template is dropped (done by the caller along with line ends). */
 #include <errno.h>
@@ -12,7 +14,8 @@ struct lex {
 	const char *p;
 	size_t n, at;
 	uint32_t line;
-	bool line_start;                /* the text before `at` ended in a newline, or there was none */
+	/* the text before `at` ended in a newline, or there was none */
+	bool line_start;
 	struct jtoks toks;
 	struct arena *mem;
 	struct err *err;
@@ -81,7 +84,8 @@ static int push_data(struct lex *l, size_t begin, size_t end, uint32_t line, cha
 		if (cut > begin ? l->p[cut - 1] == '\n' : l->line_start)
 			end = cut;
 	}
-	return end > begin ? push(l, JT_DATA, line, (struct bytes){ l->p + begin, end - begin }) : 0;
+	return end > begin ? push(l, JT_DATA, line, (struct bytes){ l->p + begin, end - begin })
+	                   : 0;
 }
 
 /* ---- inside tags ---- */
@@ -112,7 +116,8 @@ static int hex_value(const char *p, unsigned n, uint32_t *ret)
 	return 0;
 }
 
-/* One escape at p (past the backslash) into out; returns bytes read, 0 when unknown: then the backslash stays. */
+/* One escape at p (past the backslash) into out; returns bytes read, 0 when unknown: then the
+ * backslash stays. */
 static size_t unescape(const char *p, size_t n, char *out, size_t *out_n)
 {
 	static const char from[] = "ntr\\'\"abfv0", to[] = "\n\t\r\\'\"\a\b\f\v";
@@ -124,7 +129,8 @@ static size_t unescape(const char *p, size_t n, char *out, size_t *out_n)
 		/* A pair of surrogates, as JSON spells it, is one code point. */
 		if (cp >= 0xd800 && cp < 0xdc00 && n >= 11 && p[5] == '\\' && p[6] == 'u' &&
 		    hex_value(p + 7, 4, &low) == 0 && low >= 0xdc00 && low < 0xe000) {
-			*out_n += utf8_encode(0x10000 + ((cp - 0xd800) << 10) + (low - 0xdc00), out + *out_n);
+			*out_n += utf8_encode(0x10000 + ((cp - 0xd800) << 10) + (low - 0xdc00),
+			                      out + *out_n);
 			return 11;
 		}
 		*out_n += utf8_encode(cp, out + *out_n);
@@ -155,7 +161,8 @@ static int lex_string(struct lex *l)
 	for (size_t i = begin; i < end;) {
 		size_t used = 0;
 
-		/* An escape never gets longer than its spelling: \x is 4 bytes for at most 2, \u 6 for 3, \U 10 for 4. */
+		/* An escape never gets longer than its spelling: \x is 4 bytes for at most 2, \u 6
+		 * for 3, \U 10 for 4. */
 		if (l->p[i] == '\\')
 			used = unescape(l->p + i + 1, end - i - 1, out, &n);
 		if (used) {
@@ -192,7 +199,8 @@ static int lex_number(struct lex *l)
 		}
 	}
 	l->at = end;
-	return push(l, real ? JT_FLOAT : JT_INT, l->line, (struct bytes){ l->p + begin, end - begin });
+	return push(l, real ? JT_FLOAT : JT_INT, l->line,
+	            (struct bytes){ l->p + begin, end - begin });
 }
 
 static int lex_operator(struct lex *l, int *open)
@@ -230,7 +238,8 @@ static int lex_tag(struct lex *l, bool block)
 		c = l->p[l->at];
 		sign = (c == '-' || (c == '+' && block)) && at_text(l, l->at + 1, end) ? c : 0;
 		if (open == 0 && (sign || at_text(l, l->at, end))) {
-			r = push(l, block ? JT_BLOCK_END : JT_VAR_END, l->line, (struct bytes){ 0 });
+			r = push(l, block ? JT_BLOCK_END : JT_VAR_END, l->line,
+			         (struct bytes){ 0 });
 			l->at += sign ? 3 : 2;
 			after_tag(l, sign == '-', block && sign != '+');
 			return r;
@@ -244,7 +253,8 @@ static int lex_tag(struct lex *l, bool block)
 
 			while (l->at < l->n && (name_start(l->p[l->at]) || digit(l->p[l->at])))
 				l->at++;
-			r = push(l, JT_NAME, l->line, (struct bytes){ l->p + begin, l->at - begin });
+			r = push(l, JT_NAME, l->line,
+			         (struct bytes){ l->p + begin, l->at - begin });
 		} else {
 			r = lex_operator(l, &open);
 		}
@@ -268,7 +278,8 @@ static int lex_comment(struct lex *l)
 	return 0;
 }
 
-/* Does a tag with just this word open at `at`? Returns the offset past it, or 0; *ret_sign is its end's sign. */
+/* Does a tag with just this word open at `at`? Returns the offset past it, or 0; *ret_sign is its
+ * end's sign. */
 static size_t word_tag(const struct lex *l, size_t at, const char *word, char *ret_sign)
 {
 	if (!at_text(l, at, "{%"))
@@ -317,7 +328,8 @@ static int lex_all(struct lex *l)
 		char sign, raw_sign = 0, kind;
 		int r;
 
-		while (end < l->n && !(l->p[end] == '{' && end + 1 < l->n && strchr("{%#", l->p[end + 1]) && l->p[end + 1]))
+		while (end < l->n && !(l->p[end] == '{' && end + 1 < l->n &&
+		                       strchr("{%#", l->p[end + 1]) && l->p[end + 1]))
 			end++;
 		if (end >= l->n)
 			return push_data(l, begin, end, line, '+', false);
@@ -332,7 +344,9 @@ static int lex_all(struct lex *l)
 		raw = kind == '%' ? word_tag(l, end, "raw", &raw_sign) : 0;
 		if (raw == 0)
 			advance(l, end + 2 + (sign != 0));
-		r = raw ? lex_raw(l, raw, raw_sign) : kind == '#' ? lex_comment(l) : lex_tag(l, kind == '%');
+		r = raw           ? lex_raw(l, raw, raw_sign)
+		    : kind == '#' ? lex_comment(l)
+		                  : lex_tag(l, kind == '%');
 		if (r < 0)
 			return r;
 	}
@@ -341,7 +355,9 @@ static int lex_all(struct lex *l)
 
 int jinja_lex(struct jtoks *ret, struct bytes text, struct arena *mem, struct err *err)
 {
-	struct lex l = { .p = text.p, .n = text.n, .line = 1, .line_start = true, .mem = mem, .err = err };
+	struct lex l = {
+		.p = text.p, .n = text.n, .line = 1, .line_start = true, .mem = mem, .err = err
+	};
 	int r = lex_all(&l);
 
 	if (r == 0)

@@ -1,5 +1,5 @@
-/* jinja-math - arithmetic, concatenation and slices with Python's rules. Integers have 64 bits: what does not fit is an
- * error, never a wrong number. */
+/* jinja-math - arithmetic, concatenation and slices with Python's rules. Integers have 64 bits:
+ * what does not fit is an error, never a wrong number. */
 #include <errno.h>
 #include <math.h>
 #include "text/jinja-priv.h"
@@ -23,7 +23,8 @@ static int no_operator(struct jeval *ev, enum jop op, const struct jv *a, const 
 {
 	static const char *const names[] = { "+", "-", "*", "/", "//", "%", "**" };
 
-	return jv_fail(ev, "\"%s\" does not join %s and %s", names[op], jv_kind_name(a), jv_kind_name(b));
+	return jv_fail(ev, "\"%s\" does not join %s and %s", names[op], jv_kind_name(a),
+	               jv_kind_name(b));
 }
 
 static int add_lists(struct jeval *ev, const struct jv *a, const struct jv *b, struct jv *ret)
@@ -50,7 +51,8 @@ static int repeat(struct jeval *ev, const struct jv *what, int64_t times, struct
 
 	times = MAX(times, 0);
 	if (mul_overflows(n, (uint64_t)times, &total) || total > JINJA_HEAP_MAX)
-		return err_set(ev->err, -E2BIG, "chat template, line %u: a repetition is too long", ev->line);
+		return err_set(ev->err, -E2BIG, "chat template, line %u: a repetition is too long",
+		               ev->line);
 	if ((r = jv_charge(ev, total / 64)) < 0)
 		return r;
 	if (what->kind == JK_STR) {
@@ -112,7 +114,8 @@ static int int_math(struct jeval *ev, enum jop op, int64_t a, int64_t b, struct 
 		fits = power(a, b, &x);
 		break;
 	default:
-		/* Rounded down, the remainder has the divisor's sign; -1 apart, since INT64_MIN / -1 traps. */
+		/* Rounded down, the remainder has the divisor's sign; -1 apart, since INT64_MIN /
+		 * -1 traps. */
 		if (b == -1) {
 			fits = op == JO_MOD || !sub_overflows((int64_t)0, a, &x);
 			break;
@@ -128,7 +131,8 @@ static int int_math(struct jeval *ev, enum jop op, int64_t a, int64_t b, struct 
 
 int jv_math(struct jeval *ev, enum jop op, const struct jv *a, const struct jv *b, struct jv *ret)
 {
-	bool a_int = a->kind == JK_INT || a->kind == JK_BOOL, b_int = b->kind == JK_INT || b->kind == JK_BOOL;
+	bool a_int = a->kind == JK_INT || a->kind == JK_BOOL,
+	     b_int = b->kind == JK_INT || b->kind == JK_BOOL;
 	double x, y;
 
 	if (op == JO_ADD && a->kind == JK_STR && b->kind == JK_STR)
@@ -216,7 +220,9 @@ int jv_slice(struct jeval *ev, const struct jv *of, const struct jv *part, struc
 		size_t from = utf8_offset(of->s, (size_t)begin);
 		struct bytes rest = { of->s.p + from, of->s.n - from };
 
-		*ret = jv_str((struct bytes){ rest.p, count ? utf8_offset(rest, (size_t)count) : 0 });
+		*ret = jv_str((struct bytes){
+			rest.p, count ? utf8_offset(rest, (size_t)count) : 0
+		});
 		return jv_charge(ev, of->s.n / 256);
 	}
 	if ((r = jv_items(ev, of, &items)) < 0 || (r = jv_charge(ev, (uint64_t)count / 8)) < 0)

@@ -1,7 +1,7 @@
 /* jinja-parse - recursive descent over the tokens, as jinja2's grammar has it.
  *
- * 1. Every nested block, bracket and prefix operator counts against JINJA_PARSE_DEPTH; chains of one operator level
- *    become one node with many operands, so a long chain nests nothing.
+ * 1. Every nested block, bracket and prefix operator counts against JINJA_PARSE_DEPTH; chains of
+ *    one operator level become one node with many operands, so a long chain nests nothing.
  * 2. Nodes live in the tree's arena; lists are built in a shared stack and copied when complete. */
 #include <errno.h>
 #include "base/vec.h"
@@ -25,21 +25,23 @@ static int fail(struct parse *p, const char *what)
 {
 	char shown[48];
 
-	return err_set(p->err, -EINVAL, "chat template, line %u: %s, found \"%s\"", p->t->line, what,
-		p->t->kind == JT_END ? "the end" : p->t->kind == JT_BLOCK_END ? "%}" : p->t->kind == JT_VAR_END ? "}}" :
-		str_escape(shown, sizeof(shown), p->t->s.p, MIN(p->t->s.n, (size_t)32)));
+	return err_set(p->err, -EINVAL, "chat template, line %u: %s, found \"%s\"", p->t->line,
+	               what, p->t->kind == JT_END ? "the end" : p->t->kind == JT_BLOCK_END ? "%}" :
+	               p->t->kind == JT_VAR_END ? "}}" :
+	               str_escape(shown, sizeof(shown), p->t->s.p, MIN(p->t->s.n, (size_t)32)));
 }
 
 static int too_big(struct parse *p)
 {
-	return err_set(p->err, -E2BIG, "chat template, line %u: the template is too large", p->t->line);
+	return err_set(p->err, -E2BIG, "chat template, line %u: the template is too large",
+	               p->t->line);
 }
 
 static int enter(struct parse *p)
 {
 	if (++p->depth > JINJA_PARSE_DEPTH)
-		return err_set(p->err, -E2BIG, "chat template, line %u: nested more than %d deep", p->t->line,
-			JINJA_PARSE_DEPTH);
+		return err_set(p->err, -E2BIG, "chat template, line %u: nested more than %d deep",
+		               p->t->line, JINJA_PARSE_DEPTH);
 	return 0;
 }
 
@@ -143,7 +145,8 @@ static int arguments(struct parse *p, struct jnode *call)
 	int r;
 
 	while (!take_op(p, ")")) {
-		if (p->t->kind == JT_NAME && p->t[1].kind == JT_OP && bytes_eq(p->t[1].s, bytes_of("="))) {
+		if (p->t->kind == JT_NAME && p->t[1].kind == JT_OP &&
+		    bytes_eq(p->t[1].s, bytes_of("="))) {
 			if (vec_push(&p->names, p->t->s) < 0)
 				return -ENOMEM;
 			p->t += 2;
@@ -188,8 +191,9 @@ static int dict_literal(struct parse *p, struct jnode **ret)
 	int r = new_node(p, JN_DICT, &node);
 
 	while (r == 0 && !take_op(p, "}")) {
-		if ((r = condition(p, true, &e)) < 0 || (r = push_node(p, e)) < 0 || (r = need_op(p, ":")) < 0 ||
-		    (r = condition(p, true, &e)) < 0 || (r = push_node(p, e)) < 0)
+		if ((r = condition(p, true, &e)) < 0 || (r = push_node(p, e)) < 0 ||
+		    (r = need_op(p, ":")) < 0 || (r = condition(p, true, &e)) < 0 ||
+		    (r = push_node(p, e)) < 0)
 			return r;
 		if (!is_op(p, "}"))
 			r = need_op(p, ",");
@@ -234,7 +238,8 @@ static int number_literal(struct parse *p, struct jnode *node)
 	}
 	digits[n] = 0;
 	errno = 0;
-	node->lit = p->t->kind == JT_INT ? jv_int(strtoll(digits, NULL, 10)) : jv_float(strtod(digits, NULL));
+	node->lit = p->t->kind == JT_INT ? jv_int(strtoll(digits, NULL, 10))
+	                                 : jv_float(strtod(digits, NULL));
 	if (errno == ERANGE && p->t->kind == JT_INT)
 		return fail(p, "an integer is out of range");
 	p->t++;
@@ -404,12 +409,15 @@ static int test(struct parse *p, struct jnode *of, struct jnode **ret)
 	*ret = node;
 	if (take_op(p, "("))
 		return arguments(p, node);
-	if (p->t->kind == JT_STR || p->t->kind == JT_INT || p->t->kind == JT_FLOAT || is_op(p, "[") || is_op(p, "{") ||
-	    (p->t->kind == JT_NAME && !is_word(p, "else") && !is_word(p, "or") && !is_word(p, "and") &&
-	     !is_word(p, "is") && !is_word(p, "if") && !is_word(p, "in") && !is_word(p, "not"))) {
+	if (p->t->kind == JT_STR || p->t->kind == JT_INT || p->t->kind == JT_FLOAT ||
+	    is_op(p, "[") || is_op(p, "{") ||
+	    (p->t->kind == JT_NAME && !is_word(p, "else") && !is_word(p, "or") &&
+	     !is_word(p, "and") && !is_word(p, "is") && !is_word(p, "if") && !is_word(p, "in") &&
+	     !is_word(p, "not"))) {
 		size_t base = p->stack.n;
 
-		if ((r = primary(p, &arg)) < 0 || (r = postfix(p, &arg)) < 0 || (r = push_node(p, arg)) < 0)
+		if ((r = primary(p, &arg)) < 0 || (r = postfix(p, &arg)) < 0 ||
+		    (r = push_node(p, arg)) < 0)
 			return r;
 		return take_list(p, base, node);
 	}
@@ -469,8 +477,9 @@ static int unary(struct parse *p, bool with_filter, struct jnode **ret)
 /* The binary operators by level, loosest first; level 1 is "~". */
 enum { LEVEL_ADD, LEVEL_CONCAT, LEVEL_MUL, LEVEL_POW, LEVEL_COUNT };
 static const struct { const char *text; uint8_t level; uint8_t op; } binary[] = {
-	{ "+", LEVEL_ADD, JO_ADD }, { "-", LEVEL_ADD, JO_SUB }, { "~", LEVEL_CONCAT, 0 }, { "*", LEVEL_MUL, JO_MUL },
-	{ "/", LEVEL_MUL, JO_DIV }, { "//", LEVEL_MUL, JO_FLOORDIV }, { "%", LEVEL_MUL, JO_MOD }, { "**", LEVEL_POW, JO_POW },
+	{ "+", LEVEL_ADD, JO_ADD }, { "-", LEVEL_ADD, JO_SUB },  { "~", LEVEL_CONCAT, 0 },
+	{ "*", LEVEL_MUL, JO_MUL }, { "/", LEVEL_MUL, JO_DIV },  { "//", LEVEL_MUL, JO_FLOORDIV },
+	{ "%", LEVEL_MUL, JO_MOD }, { "**", LEVEL_POW, JO_POW },
 };
 
 static int take_ops(struct parse *p, const uint8_t *ops, size_t n, struct jnode *node)
@@ -493,7 +502,8 @@ static int math(struct parse *p, unsigned level, struct jnode **ret)
 	for (;;) {
 		const uint8_t *op = NULL;
 
-		r = level + 1 < LEVEL_COUNT ? math(p, level + 1, &operand) : unary(p, true, &operand);
+		r = level + 1 < LEVEL_COUNT ? math(p, level + 1, &operand)
+		                            : unary(p, true, &operand);
 		if (r < 0 || (r = push_node(p, operand)) < 0)
 			break;
 		for (size_t i = 0; i < ARRAY_SIZE(binary); i++)
@@ -521,7 +531,8 @@ static int math(struct parse *p, unsigned level, struct jnode **ret)
 static bool take_compare(struct parse *p, uint8_t *op)
 {
 	static const struct { const char *text; uint8_t op; } ops[] = {
-		{ "==", JO_EQ }, { "!=", JO_NE }, { "<", JO_LT }, { "<=", JO_LE }, { ">", JO_GT }, { ">=", JO_GE },
+		{ "==", JO_EQ }, { "!=", JO_NE }, { "<", JO_LT },
+		{ "<=", JO_LE }, { ">", JO_GT },  { ">=", JO_GE },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
@@ -719,12 +730,14 @@ static int st_if(struct parse *p, struct jnode *node)
 
 	node->kind = JN_IF;
 	do {
-		if ((r = tuple(p, true, &n)) < 0 || (r = push_node(p, n)) < 0 || (r = block_end(p)) < 0 ||
-		    (r = body(p, ends, &n)) < 0 || (r = push_node(p, n)) < 0)
+		if ((r = tuple(p, true, &n)) < 0 || (r = push_node(p, n)) < 0 ||
+		    (r = block_end(p)) < 0 || (r = body(p, ends, &n)) < 0 ||
+		    (r = push_node(p, n)) < 0)
 			return r;
 	} while (take_word(p, "elif"));
 	if (take_word(p, "else"))
-		if ((r = block_end(p)) < 0 || (r = body(p, ends + 2, &n)) < 0 || (r = push_node(p, n)) < 0)
+		if ((r = block_end(p)) < 0 || (r = body(p, ends + 2, &n)) < 0 ||
+		    (r = push_node(p, n)) < 0)
 			return r;
 	if ((r = end_tag(p, "endif")) < 0)
 		return r;
@@ -773,7 +786,8 @@ static int st_set(struct parse *p, struct jnode *node)
 		return r < 0 ? r : block_end(p);
 	}
 	node->kind = JN_SET_BLOCK;
-	if ((r = filters_and_tests(p, &node->a)) < 0 || (r = block_end(p)) < 0 || (r = body(p, ends, &node->c)) < 0)
+	if ((r = filters_and_tests(p, &node->a)) < 0 || (r = block_end(p)) < 0 ||
+	    (r = body(p, ends, &node->c)) < 0)
 		return r;
 	return end_tag(p, "endset");
 }
@@ -806,8 +820,8 @@ static int st_macro(struct parse *p, struct jnode *node)
 	int r;
 
 	node->kind = JN_MACRO;
-	if ((r = need_name(p, &node->str)) < 0 || (r = need_op(p, "(")) < 0 || (r = parameters(p, node)) < 0 ||
-	    (r = block_end(p)) < 0)
+	if ((r = need_name(p, &node->str)) < 0 || (r = need_op(p, "(")) < 0 ||
+	    (r = parameters(p, node)) < 0 || (r = block_end(p)) < 0)
 		return r;
 	p->loops = 0;
 	r = body(p, ends, &node->c);
@@ -843,8 +857,8 @@ static int st_filter(struct parse *p, struct jnode *node)
 	int r;
 
 	node->kind = JN_FILTER_BLOCK;
-	if ((r = filter(p, NULL, &node->a)) < 0 || (r = filters_and_tests(p, &node->a)) < 0 || (r = block_end(p)) < 0 ||
-	    (r = body(p, ends, &node->c)) < 0)
+	if ((r = filter(p, NULL, &node->a)) < 0 || (r = filters_and_tests(p, &node->a)) < 0 ||
+	    (r = block_end(p)) < 0 || (r = body(p, ends, &node->c)) < 0)
 		return r;
 	return end_tag(p, "endfilter");
 }
@@ -859,8 +873,9 @@ static int st_with(struct parse *p, struct jnode *node)
 
 	node->kind = JN_WITH;
 	while (p->t->kind != JT_BLOCK_END) {
-		if ((r = need_name(p, &name)) < 0 || (r = vec_push(&p->names, name)) < 0 || (r = need_op(p, "=")) < 0 ||
-		    (r = condition(p, true, &val)) < 0 || (r = push_node(p, val)) < 0)
+		if ((r = need_name(p, &name)) < 0 || (r = vec_push(&p->names, name)) < 0 ||
+		    (r = need_op(p, "=")) < 0 || (r = condition(p, true, &val)) < 0 ||
+		    (r = push_node(p, val)) < 0)
 			return r;
 		if (p->t->kind != JT_BLOCK_END && (r = need_op(p, ",")) < 0)
 			return r;
@@ -897,9 +912,11 @@ static const struct {
 	const char *word;
 	int (*parse)(struct parse *p, struct jnode *node);
 } statements[] = {
-	{ "if", st_if }, { "for", st_for }, { "set", st_set }, { "macro", st_macro }, { "call", st_call },
-	{ "filter", st_filter }, { "with", st_with }, { "generation", st_generation }, { "break", st_jump },
-	{ "continue", st_jump },
+	{ "if", st_if },      { "for", st_for },
+	{ "set", st_set },    { "macro", st_macro },
+	{ "call", st_call },  { "filter", st_filter },
+	{ "with", st_with },  { "generation", st_generation },
+	{ "break", st_jump }, { "continue", st_jump },
 };
 
 /* JT_BLOCK_BEGIN is taken and the word is no end of an open block. */
@@ -927,7 +944,8 @@ static int print(struct parse *p, struct jnode **ret)
 	return 0;
 }
 
-/* Everything up to a tag that starts with one of `ends`; that tag's opening mark is taken, its word is not. */
+/* Everything up to a tag that starts with one of `ends`; that tag's opening mark is taken, its word
+ * is not. */
 static int body(struct parse *p, const char *const *ends, struct jnode **ret)
 {
 	size_t base = p->stack.n;
@@ -941,7 +959,10 @@ static int body(struct parse *p, const char *const *ends, struct jnode **ret)
 			while (*ends && ends[1])        /* the last one closes the block */
 				ends++;
 			if (*ends)
-				r = err_set(p->err, -EINVAL, "chat template, line %u: a block opened here or later has no %s",
+				r = err_set(
+					p->err, -EINVAL,
+					"chat template, line %u: a block opened here or later has "
+					"no %s",
 					block->line, *ends);
 			break;
 		}

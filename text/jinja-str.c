@@ -1,5 +1,5 @@
-/* jinja-str - strings. Parts (strip, split) borrow; only what changes bytes makes new ones. Work is charged by the
- * length of the operand, so repeated passes over a long message count. */
+/* jinja-str - strings. Parts (strip, split) borrow; only what changes bytes makes new ones. Work is
+ * charged by the length of the operand, so repeated passes over a long message count. */
 #include <errno.h>
 #include <math.h>
 #include <utf8proc.h>
@@ -39,7 +39,8 @@ int jstr_case(struct jeval *ev, struct bytes s, enum jstr_case how, struct jv *r
 		}
 		i += len;
 		start = how == JSTR_TITLE && !cased(cp);
-		cp = (uint32_t)(up ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_tolower((utf8proc_int32_t)cp));
+		cp = (uint32_t)(up ? utf8proc_toupper((utf8proc_int32_t)cp)
+		                   : utf8proc_tolower((utf8proc_int32_t)cp));
 		r = sbuf_append(&out, text, utf8_encode(cp, text));
 	}
 	return finish(ev, r, &out, ret);
@@ -55,7 +56,8 @@ bool jstr_is_case(struct bytes s, enum jstr_case how)
 		utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
 
 		i += len ? len : 1;
-		if (c == (how == JSTR_UPPER ? UTF8PROC_CATEGORY_LL : UTF8PROC_CATEGORY_LU) || c == UTF8PROC_CATEGORY_LT)
+		if (c == (how == JSTR_UPPER ? UTF8PROC_CATEGORY_LL : UTF8PROC_CATEGORY_LU) ||
+		    c == UTF8PROC_CATEGORY_LT)
 			return false;
 		any |= c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LU;
 	}
@@ -67,8 +69,8 @@ static bool is_space(uint32_t cp)
 {
 	utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
 
-	return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x1f) || cp == 0x85 || c == UTF8PROC_CATEGORY_ZS ||
-		c == UTF8PROC_CATEGORY_ZL || c == UTF8PROC_CATEGORY_ZP;
+	return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x1f) || cp == 0x85 ||
+	       c == UTF8PROC_CATEGORY_ZS || c == UTF8PROC_CATEGORY_ZL || c == UTF8PROC_CATEGORY_ZP;
 }
 
 static bool strippable(const struct bytes *chars, const char *p, unsigned len)
@@ -114,7 +116,8 @@ struct bytes jstr_strip(struct bytes s, const struct bytes *chars, unsigned side
 	return s;
 }
 
-int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max, struct jv *ret)
+int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max,
+                 struct jv *ret)
 {
 	struct sbuf out = { .max = JINJA_HEAP_MAX };
 	size_t at = 0;
@@ -142,7 +145,8 @@ int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct byte
 	return finish(ev, r, &out, ret);
 }
 
-int jstr_indent(struct jeval *ev, struct bytes s, struct bytes fill, bool first, bool blank, struct jv *ret)
+int jstr_indent(struct jeval *ev, struct bytes s, struct bytes fill, bool first, bool blank,
+                struct jv *ret)
 {
 	struct sbuf out = { .max = JINJA_HEAP_MAX };
 	int r = jv_charge(ev, s.n / 64);
@@ -172,7 +176,8 @@ int jstr_escape_html(struct jeval *ev, struct bytes s, struct jv *ret)
 	for (size_t i = 0; r == 0 && i < s.n; i++) {
 		const char *at = s.p[i] ? strchr(from, s.p[i]) : NULL;
 
-		r = at ? sbuf_append(&out, to[at - from], strlen(to[at - from])) : sbuf_append(&out, s.p + i, 1);
+		r = at ? sbuf_append(&out, to[at - from], strlen(to[at - from]))
+		       : sbuf_append(&out, s.p + i, 1);
 	}
 	return finish(ev, r, &out, ret);
 }
@@ -215,14 +220,17 @@ static const char *find_last(struct bytes s, struct bytes what)
 static int split_at(struct bytes s, struct bytes sep, int64_t max, bool from_right, parts_t *parts)
 {
 	for (; max != 0; max--) {
-		const char *hit = s.n < sep.n ? NULL : from_right ? find_last(s, sep) : memmem(s.p, s.n, sep.p, sep.n);
+		const char *hit = s.n < sep.n  ? NULL
+		                  : from_right ? find_last(s, sep)
+		                               : memmem(s.p, s.n, sep.p, sep.n);
 		size_t before;
 
 		if (!hit)
 			break;
 		before = (size_t)(hit - s.p);
-		if (vec_push(parts, from_right ? ((struct bytes){ hit + sep.n, s.n - before - sep.n }) :
-			((struct bytes){ s.p, before })) < 0)
+		if (vec_push(parts, from_right
+		                            ? ((struct bytes){ hit + sep.n, s.n - before - sep.n })
+		                            : ((struct bytes){ s.p, before })) < 0)
 			return -ENOMEM;
 		s = from_right ? (struct bytes){ s.p, before } :
 			(struct bytes){ hit + sep.n, s.n - before - sep.n };
@@ -230,7 +238,8 @@ static int split_at(struct bytes s, struct bytes sep, int64_t max, bool from_rig
 	return vec_push(parts, s);
 }
 
-int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max, bool from_right, struct jv *ret)
+int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max,
+               bool from_right, struct jv *ret)
 {
 	parts_t parts = { 0 };
 	struct jlist *list = NULL;

@@ -1,4 +1,5 @@
-/* jinja-str - what filters and methods do to strings. Results borrow from the operand where they are a part of it. */
+/* jinja-str - what filters and methods do to strings. Results borrow from the operand where they
+ * are a part of it. */
 #pragma once
 #include "text/jinja-priv.h"
 
@@ -6,12 +7,19 @@ enum jstr_case { JSTR_UPPER, JSTR_LOWER, JSTR_CAPITALIZE, JSTR_TITLE };
 enum { JSTR_LEFT = 1, JSTR_RIGHT = 2 };
 
 int jstr_case(struct jeval *ev, struct bytes s, enum jstr_case how, struct jv *ret);
-bool jstr_is_case(struct bytes s, enum jstr_case how);          /* has cased letters, and all are of that case */
-struct bytes jstr_strip(struct bytes s, const struct bytes *chars, unsigned sides);     /* NULL: white space */
-int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max, struct jv *ret);
-int jstr_indent(struct jeval *ev, struct bytes s, struct bytes fill, bool first, bool blank, struct jv *ret);
+/* has cased letters, and all are of that case */
+bool jstr_is_case(struct bytes s, enum jstr_case how);
+/* NULL: white space */
+struct bytes jstr_strip(struct bytes s, const struct bytes *chars, unsigned sides);
+int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max,
+                 struct jv *ret);
+int jstr_indent(struct jeval *ev, struct bytes s, struct bytes fill, bool first, bool blank,
+                struct jv *ret);
 int jstr_escape_html(struct jeval *ev, struct bytes s, struct jv *ret);
 /* sep NULL: runs of white space. max < 0: no bound. */
-int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max, bool from_right, struct jv *ret);
-bool jstr_number(struct bytes s, char *text, size_t size, double *ret);         /* the whole string, spaces around */
-int jv_dict_items(struct jeval *ev, const struct jv *v, struct jv *ret);        /* list of (key, value) */
+int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max,
+               bool from_right, struct jv *ret);
+/* the whole string, spaces around */
+bool jstr_number(struct bytes s, char *text, size_t size, double *ret);
+/* list of (key, value) */
+int jv_dict_items(struct jeval *ev, const struct jv *v, struct jv *ret);

@@ -1,7 +1,7 @@
 /* jinja-value - values as Python has them, as far as templates can tell.
  *
- * 1. A list or dictionary knows how deep it nests and is refused beyond JINJA_VALUE_DEPTH, so that every walk over a
- *    value may recurse.
+ * 1. A list or dictionary knows how deep it nests and is refused beyond JINJA_VALUE_DEPTH, so that
+ *    every walk over a value may recurse.
  * 2. Strings are UTF-8; indices and lengths count code points. */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,16 +26,18 @@ int jv_no_memory(struct jeval *ev)
 {
 	if (ev->mem.used < ev->mem.max / 2)
 		return -ENOMEM;
-	return err_set(ev->err, -E2BIG, "chat template, line %u: it makes more than %d MiB of values", ev->line,
-		JINJA_HEAP_MAX >> 20);
+	return err_set(ev->err, -E2BIG,
+	               "chat template, line %u: it makes more than %d MiB of values", ev->line,
+	               JINJA_HEAP_MAX >> 20);
 }
 
 int jv_charge(struct jeval *ev, uint64_t steps)
 {
 	if (steps > ev->steps_max - ev->steps) {
 		ev->steps = ev->steps_max;
-		return err_set(ev->err, -E2BIG, "chat template, line %u: its budget of %" PRIu64 " steps is spent", ev->line,
-			ev->steps_max);
+		return err_set(ev->err, -E2BIG,
+		               "chat template, line %u: its budget of %" PRIu64 " steps is spent",
+		               ev->line, ev->steps_max);
 	}
 	ev->steps += steps;
 	return 0;
@@ -43,8 +45,10 @@ int jv_charge(struct jeval *ev, uint64_t steps)
 
 const char *jv_kind_name(const struct jv *v)
 {
-	static const char *const names[] = { "undefined", "none", "a boolean", "an integer", "a float", "a string", "a list",
-		"a dictionary", "a namespace", "a loop", "a macro", "a function", "a method" };
+	static const char *const names[] = { "undefined",   "none",     "a boolean", "an integer",
+		                             "a float",     "a string", "a list",    "a dictionary",
+		                             "a namespace", "a loop",   "a macro",   "a function",
+		                             "a method" };
 
 	return names[v->kind];
 }
@@ -123,7 +127,8 @@ bool jv_equal(const struct jv *a, const struct jv *b)
 		for (uint32_t i = 0; i < a->dict->n; i++) {
 			const struct jv *key = &a->dict->e[i].key, *other = NULL;
 
-			/* Mostly the order is the same; huge ones in another order are not worth quadratic time. */
+			/* Mostly the order is the same; huge ones in another order are not worth
+			 * quadratic time. */
 			if (jv_equal(key, &b->dict->e[i].key))
 				other = &b->dict->e[i].val;
 			else if (b->dict->n <= 4096)
@@ -211,7 +216,9 @@ int jv_from_sbuf(struct jeval *ev, struct jv *ret, struct sbuf *s)
 
 struct jlist *jv_list_new(struct jeval *ev, size_t n)
 {
-	struct jlist *list = n < UINT32_MAX ? arena_alloc(&ev->mem, sizeof(*list) + n * sizeof(list->v[0])) : NULL;
+	struct jlist *list = n < UINT32_MAX
+	                             ? arena_alloc(&ev->mem, sizeof(*list) + n * sizeof(list->v[0]))
+	                             : NULL;
 
 	if (!list)
 		jv_no_memory(ev);
@@ -227,8 +234,8 @@ static uint32_t depth_of(const struct jv *v)
 
 static int too_deep(struct jeval *ev)
 {
-	return err_set(ev->err, -E2BIG, "chat template, line %u: a value nests more than %d deep", ev->line,
-		JINJA_VALUE_DEPTH);
+	return err_set(ev->err, -E2BIG, "chat template, line %u: a value nests more than %d deep",
+	               ev->line, JINJA_VALUE_DEPTH);
 }
 
 int jv_list_seal(struct jeval *ev, struct jlist *list, struct jv *ret)
@@ -246,7 +253,9 @@ int jv_list_seal(struct jeval *ev, struct jlist *list, struct jv *ret)
 
 struct jdict *jv_dict_new(struct jeval *ev, size_t n)
 {
-	struct jdict *dict = n < UINT32_MAX ? arena_alloc(&ev->mem, sizeof(*dict) + n * sizeof(dict->e[0])) : NULL;
+	struct jdict *dict = n < UINT32_MAX
+	                             ? arena_alloc(&ev->mem, sizeof(*dict) + n * sizeof(dict->e[0]))
+	                             : NULL;
 
 	if (!dict)
 		jv_no_memory(ev);
@@ -423,7 +432,8 @@ static int print_float(struct sbuf *out, double f)
 			if (exponent < -4 || exponent >= 16)
 				snprintf(digits, sizeof(digits), "%.*g", precision, f);
 			else
-				snprintf(digits, sizeof(digits), "%.*f", MAX(precision - 1 - exponent, 1), f);
+				snprintf(digits, sizeof(digits), "%.*f",
+				         MAX(precision - 1 - exponent, 1), f);
 			break;
 		}
 	}
@@ -437,7 +447,11 @@ static int repr_string(struct sbuf *out, struct bytes s)
 
 	for (size_t i = 0; r == 0 && i < s.n; i++) {
 		char c = s.p[i];
-		const char *named = c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : c == '\\' ? "\\\\" : NULL;
+		const char *named = c == '\n'   ? "\\n"
+		                    : c == '\r' ? "\\r"
+		                    : c == '\t' ? "\\t"
+		                    : c == '\\' ? "\\\\"
+		                                : NULL;
 
 		if (named)
 			r = sbuf_append(out, named, 2);
@@ -473,7 +487,8 @@ static int repr_dict(struct sbuf *out, const struct jdict *d)
 	for (uint32_t i = 0; r == 0 && i < d->n; i++) {
 		if (i)
 			r = sbuf_append(out, ", ", 2);
-		if (r == 0 && (r = jv_repr(out, &d->e[i].key)) == 0 && (r = sbuf_append(out, ": ", 2)) == 0)
+		if (r == 0 && (r = jv_repr(out, &d->e[i].key)) == 0 &&
+		    (r = sbuf_append(out, ": ", 2)) == 0)
 			r = jv_repr(out, &d->e[i].val);
 	}
 	return r < 0 ? r : sbuf_append(out, "}", 1);
@@ -531,7 +546,8 @@ static int write_string(struct sbuf *out, struct bytes s, bool ascii)
 		else if (cp < 0x20 || (ascii && cp >= 0x7f && cp < 0x10000 && cp != 0x7f))
 			r = sbuf_printf(out, "\\u%04x", cp);
 		else if (ascii && cp >= 0x10000)
-			r = sbuf_printf(out, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10), 0xdc00 + ((cp - 0x10000) & 0x3ff));
+			r = sbuf_printf(out, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+			                0xdc00 + ((cp - 0x10000) & 0x3ff));
 		else
 			r = sbuf_append(out, s.p + i, len);
 		i += len;
@@ -562,11 +578,12 @@ static int write_key(struct sbuf *out, const struct jv *key, bool ascii)
 
 static int entry_order(const void *a, const void *b)
 {
-	return compare_bytes((*(const struct jentry *const *)a)->key.s, (*(const struct jentry *const *)b)->key.s);
+	return compare_bytes((*(const struct jentry *const *)a)->key.s,
+	                     (*(const struct jentry *const *)b)->key.s);
 }
 
-static int write_members(struct jeval *ev, struct sbuf *out, const struct jv *v, int indent, unsigned level, bool sort,
-                        bool ascii)
+static int write_members(struct jeval *ev, struct sbuf *out, const struct jv *v, int indent,
+                         unsigned level, bool sort, bool ascii)
 {
 	uint32_t n = v->kind == JK_DICT ? v->dict->n : v->list->n;
 	const struct jentry **order = NULL;
@@ -591,14 +608,16 @@ static int write_members(struct jeval *ev, struct sbuf *out, const struct jv *v,
 		if (r == 0 && order && (r = write_key(out, &order[i]->key, ascii)) == 0)
 			r = sbuf_append(out, ": ", 2);
 		if (r == 0)
-			r = jv_tojson(ev, out, order ? &order[i]->val : &v->list->v[i], indent, level + 1, sort, ascii);
+			r = jv_tojson(ev, out, order ? &order[i]->val : &v->list->v[i], indent,
+			              level + 1, sort, ascii);
 	}
 	if (r == 0 && n && indent >= 0)
 		r = write_break(out, indent, level);
 	return r;
 }
 
-int jv_tojson(struct jeval *ev, struct sbuf *out, const struct jv *v, int indent, unsigned level, bool sort, bool ascii)
+int jv_tojson(struct jeval *ev, struct sbuf *out, const struct jv *v, int indent, unsigned level,
+              bool sort, bool ascii)
 {
 	int r = jv_charge(ev, 1);
 
@@ -611,7 +630,10 @@ int jv_tojson(struct jeval *ev, struct sbuf *out, const struct jv *v, int indent
 		return sbuf_printf(out, "%s", v->b ? "true" : "false");
 	case JK_FLOAT:
 		if (isnan(v->f) || isinf(v->f))
-			return sbuf_printf(out, "%s", isnan(v->f) ? "NaN" : v->f > 0 ? "Infinity" : "-Infinity");
+			return sbuf_printf(out, "%s",
+			                   isnan(v->f) ? "NaN"
+			                   : v->f > 0  ? "Infinity"
+			                               : "-Infinity");
 		return print_float(out, v->f);
 	case JK_INT:
 		return jv_print(out, v);
@@ -641,10 +663,15 @@ static const struct jv *ns_find(const struct jns *ns, struct bytes name)
 static bool loop_attr(struct jeval *ev, const struct jloop *l, struct bytes name, struct jv *ret)
 {
 	const struct { const char *name; struct jv val; } attrs[] = {
-		{ "index", jv_int(l->at + 1ll) }, { "index0", jv_int(l->at) }, { "first", jv_bool(l->at == 0) },
-		{ "last", jv_bool(l->at + 1 == l->items->n) }, { "length", jv_int(l->items->n) },
-		{ "revindex", jv_int((int64_t)l->items->n - l->at) }, { "revindex0", jv_int((int64_t)l->items->n - l->at - 1) },
-		{ "depth", jv_int(l->depth) }, { "depth0", jv_int(l->depth - 1ll) },
+		{ "index", jv_int(l->at + 1ll) },
+		{ "index0", jv_int(l->at) },
+		{ "first", jv_bool(l->at == 0) },
+		{ "last", jv_bool(l->at + 1 == l->items->n) },
+		{ "length", jv_int(l->items->n) },
+		{ "revindex", jv_int((int64_t)l->items->n - l->at) },
+		{ "revindex0", jv_int((int64_t)l->items->n - l->at - 1) },
+		{ "depth", jv_int(l->depth) },
+		{ "depth0", jv_int(l->depth - 1ll) },
 		{ "previtem", l->at > 0 ? l->items->v[l->at - 1] : jv_undef },
 		{ "nextitem", l->at + 1 < l->items->n ? l->items->v[l->at + 1] : jv_undef },
 	};
@@ -668,7 +695,8 @@ int jv_attr(struct jeval *ev, const struct jv *v, struct bytes name, struct jv *
 
 	*ret = jv_undef;
 	if (v->kind == JK_UNDEF)
-		return jv_fail(ev, "\"%s\" is asked of something undefined", str_escape(shown, sizeof(shown), name.p, name.n));
+		return jv_fail(ev, "\"%s\" is asked of something undefined",
+		               str_escape(shown, sizeof(shown), name.p, name.n));
 	if (func) {
 		method = arena_alloc(&ev->mem, sizeof(*method));
 		if (!method)
@@ -707,7 +735,8 @@ int jv_item(struct jeval *ev, const struct jv *v, const struct jv *key, struct j
 		return jv_attr(ev, v, key->s, ret);
 	if (v->kind == JK_UNDEF)
 		return jv_fail(ev, "an item is asked of something undefined");
-	if ((v->kind != JK_LIST && v->kind != JK_STR) || (key->kind != JK_INT && key->kind != JK_BOOL))
+	if ((v->kind != JK_LIST && v->kind != JK_STR) ||
+	    (key->kind != JK_INT && key->kind != JK_BOOL))
 		return 0;
 	if ((r = jv_length(ev, v, &length)) < 0)
 		return r;
@@ -731,7 +760,8 @@ int jv_item(struct jeval *ev, const struct jv *v, const struct jv *key, struct j
 /* ---- order ---- */
 
 /* Merge sort: stable, and it can stop at values that have no order. */
-static int sort_run(struct jeval *ev, const struct jv *keys, uint32_t *at, uint32_t *tmp, size_t n, bool reverse)
+static int sort_run(struct jeval *ev, const struct jv *keys, uint32_t *at, uint32_t *tmp, size_t n,
+                    bool reverse)
 {
 	size_t half = n / 2, i = 0, j = half, k = 0;
 	int r, order;
@@ -739,7 +769,8 @@ static int sort_run(struct jeval *ev, const struct jv *keys, uint32_t *at, uint3
 	if (n < 2)
 		return 0;
 	if ((r = sort_run(ev, keys, at, tmp, half, reverse)) < 0 ||
-	    (r = sort_run(ev, keys, at + half, tmp, n - half, reverse)) < 0 || (r = jv_charge(ev, n / 8)) < 0)
+	    (r = sort_run(ev, keys, at + half, tmp, n - half, reverse)) < 0 ||
+	    (r = jv_charge(ev, n / 8)) < 0)
 		return r;
 	while (i < half && j < n) {
 		if ((r = jv_compare(ev, &keys[at[i]], &keys[at[j]], &order)) < 0)
@@ -769,10 +800,13 @@ static int fold_key(struct jeval *ev, struct jv *key)
 	return r;
 }
 
-int jv_sort(struct jeval *ev, struct jv *v, size_t n, bool reverse, const struct bytes *attribute, bool fold)
+int jv_sort(struct jeval *ev, struct jv *v, size_t n, bool reverse, const struct bytes *attribute,
+            bool fold)
 {
-	struct jv *keys = arena_alloc(&ev->mem, (n + 1) * sizeof(*keys)), *copy = arena_alloc(&ev->mem, (n + 1) * sizeof(*copy));
-	uint32_t *at = arena_alloc(&ev->mem, (n + 1) * sizeof(*at)), *tmp = arena_alloc(&ev->mem, (n + 1) * sizeof(*tmp));
+	struct jv *keys = arena_alloc(&ev->mem, (n + 1) * sizeof(*keys)),
+		  *copy = arena_alloc(&ev->mem, (n + 1) * sizeof(*copy));
+	uint32_t *at = arena_alloc(&ev->mem, (n + 1) * sizeof(*at)),
+		 *tmp = arena_alloc(&ev->mem, (n + 1) * sizeof(*tmp));
 	int r = keys && copy && at && tmp ? 0 : jv_no_memory(ev);
 
 	for (size_t i = 0; r == 0 && i < n; i++) {

@@ -1,8 +1,8 @@
 /* merge - binary heap of candidate pairs over a linked list of symbols.
  *
  * 1. Symbols tile the word: a symbol ends where the next one starts.
- * 2. A candidate is valid as long as its left symbol lives, its right one follows and both end where they did;
- *    merging never removes candidates, it makes them stale.
+ * 2. A candidate is valid as long as its left symbol lives, its right one follows and both end
+ *    where they did; merging never removes candidates, it makes them stale.
  * 3. Each merge adds at most two candidates, so the heap holds fewer than 3n. */
 #include "base/vec.h"
 #include "text/merge.h"
@@ -86,14 +86,16 @@ int merge_run(struct merge *m, merge_pair_fn pair)
 		m->heap.data[0] = m->heap.data[--m->heap.n];
 		if (m->heap.n)
 			sift_down(m->heap.data, m->heap.n, 0);
-		if (s[left].id == SYM_DEAD || s[left].next != c.right || merge_end(m, c.right) != c.end)
+		if (s[left].id == SYM_DEAD || s[left].next != c.right ||
+		    merge_end(m, c.right) != c.end)
 			continue;
 		s[left].id = c.id;
 		s[left].next = s[c.right].next;
 		s[c.right].id = SYM_DEAD;
 		if (s[left].next != MERGE_NONE)
 			s[s[left].next].prev = left;
-		if (propose(m, pair, left) < 0 || (s[left].prev != MERGE_NONE && propose(m, pair, s[left].prev) < 0))
+		if (propose(m, pair, left) < 0 ||
+		    (s[left].prev != MERGE_NONE && propose(m, pair, s[left].prev) < 0))
 			return -ENOMEM;
 	}
 	return 0;

@@ -1,8 +1,10 @@
 /* pretok - rows over pcre2, interpreted (the hardened daemon may not map writable code, so no JIT).
  *
  * 1. \s is spelled as Unicode's White_Space: pcre2 adds U+180E to its own \s.
- * 2. A piece is cut with itself as the whole subject: look-ahead never sees past it, as in chained splitters.
- * 3. No expression backtracks over more than one run of one class, so a cut is linear in the text. */
+ * 2. A piece is cut with itself as the whole subject: look-ahead never sees past it, as in chained
+ *    splitters.
+ * 3. No expression backtracks over more than one run of one class, so a cut is linear in the
+ *    text. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
@@ -24,7 +26,8 @@
 	"[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" tail "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" tail "|" \
 	digits "| ?[^" S "\\p{L}\\p{N}]+[\\r\\n/]*|" LINES
 #define CJK_CUT "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
-/* Cased letters of Latin, Greek, Cyrillic, Armenian, Georgian and kin, as that model family lists them. */
+/* Cased letters of Latin, Greek, Cyrillic, Armenian, Georgian and kin, as that model family lists
+ * them. */
 #define DEEPSEEK_LETTERS \
 	"A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}" \
 	"\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}" \
@@ -91,15 +94,19 @@ static const struct pretok_row *find_row(const char *name)
 	return NULL;
 }
 
-int pretok_new(struct pretok **ret, const struct pretok_row **row, const char *name, struct err *err)
+int pretok_new(struct pretok **ret, const struct pretok_row **row, const char *name,
+               struct err *err)
 {
 	_cleanup_(pretok_freep) struct pretok *p = NULL;
 	const struct pretok_row *found = find_row(*name ? name : "default");
 	char shown[64];
 
 	if (!found || strchr(name, ' '))
-		return err_set(err, -ENOTSUP, "tokenizer.ggml.pre \"%s\" is not a known pre-tokenizer: text would be cut "
-			"wrongly, so the model is refused", str_escape(shown, sizeof(shown), name, strlen(name)));
+		return err_set(
+			err, -ENOTSUP,
+			"tokenizer.ggml.pre \"%s\" is not a known pre-tokenizer: text would be cut "
+			"wrongly, so the model is refused",
+			str_escape(shown, sizeof(shown), name, strlen(name)));
 	p = mem_alloc(sizeof(*p));
 	if (!p)
 		return -ENOMEM;
@@ -119,8 +126,9 @@ int pretok_new(struct pretok **ret, const struct pretok_row **row, const char *n
 		if (!p->code[p->n] && code == PCRE2_ERROR_HEAP_FAILED)
 			return -ENOMEM;
 		if (!p->code[p->n])
-			return err_set(err, -EINVAL, "pre-tokenizer %s: expression %u does not compile at %zu", name, p->n,
-				(size_t)at);
+			return err_set(err, -EINVAL,
+			               "pre-tokenizer %s: expression %u does not compile at %zu",
+			               name, p->n, (size_t)at);
 	}
 	*row = found;
 	*ret = STEAL(p);
@@ -138,14 +146,15 @@ struct pretok *pretok_free(struct pretok *p)
 }
 
 /* Cut [begin, end) by one expression; appends end offsets. */
-static int cut_piece(const pcre2_code *code, pcre2_match_data *md, pcre2_match_context *mc, const char *text,
-                     uint32_t begin, uint32_t end, struct cuts *out)
+static int cut_piece(const pcre2_code *code, pcre2_match_data *md, pcre2_match_context *mc,
+                     const char *text, uint32_t begin, uint32_t end, struct cuts *out)
 {
 	size_t n = end - begin, at = 0, last = 0;
 
 	while (at < n) {
 		const PCRE2_SIZE *span;
-		int r = pcre2_match(code, (PCRE2_SPTR)text + begin, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, md, mc);
+		int r = pcre2_match(code, (PCRE2_SPTR)text + begin, n, at,
+		                    PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, md, mc);
 
 		if (r == PCRE2_ERROR_NOMATCH)
 			break;
@@ -161,7 +170,8 @@ static int cut_piece(const pcre2_code *code, pcre2_match_data *md, pcre2_match_c
 	return last < n ? vec_push(out, end) : 0;
 }
 
-int pretok_cut(const struct pretok *p, const char *text, size_t n, struct cuts *out, struct cuts *tmp)
+int pretok_cut(const struct pretok *p, const char *text, size_t n, struct cuts *out,
+               struct cuts *tmp)
 {
 	pcre2_match_data *md = pcre2_match_data_create(1, p->mem);
 	pcre2_match_context *mc = pcre2_match_context_create(p->mem);

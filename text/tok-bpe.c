@@ -1,15 +1,18 @@
 /* tok-bpe - byte-level BPE: cut into words, then merge each word's bytes by rank.
  *
- * 1. Every byte is a symbol of its own to start with, so any input is encoded; bytes that are not UTF-8 form words of
- *    their own, which the pre-tokenizer never sees.
- * 2. A byte for which the vocabulary has no token is dropped: there is no id that could stand for it. */
+ * 1. Every byte is a symbol of its own to start with, so any input is encoded; bytes that are not
+ *    UTF-8 form words of their own, which the pre-tokenizer never sees.
+ * 2. A byte for which the vocabulary has no token is dropped: there is no id that could stand for
+ *    it. */
 #include <errno.h>
 #include "text/tok-priv.h"
 
-static bool bpe_pair(const struct merge *m, int32_t left, int32_t right, uint32_t start, uint32_t end, uint32_t *ret_key,
-                     int32_t *ret_id)
+static bool bpe_pair(const struct merge *m, int32_t left, int32_t right, uint32_t start,
+                     uint32_t end, uint32_t *ret_key, int32_t *ret_id)
 {
-	const struct vocab_merge *found = left < 0 || right < 0 ? NULL : vocab_merge_find(m->vocab, left, right);
+	const struct vocab_merge *found = left < 0 || right < 0
+	                                          ? NULL
+	                                          : vocab_merge_find(m->vocab, left, right);
 
 	(void)start, (void)end;
 	if (!found)

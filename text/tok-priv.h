@@ -16,7 +16,8 @@ struct enc {
 	struct sbuf word;
 };
 int enc_emit(struct enc *e, int32_t id);                        /* 0, -ENOMEM, -E2BIG */
-/* Text without special tokens, n < 2^31. The SentencePiece kind escapes blanks and, with `prefix`, puts one before. */
+/* Text without special tokens, n < 2^31. The SentencePiece kind escapes blanks and, with `prefix`,
+ * puts one before. */
 int bpe_encode(struct enc *e, const char *text, size_t n);
 int spm_encode(struct enc *e, const char *text, size_t n, bool prefix);
 
@@ -29,6 +30,8 @@ struct special_hits {
 	struct special_hit *data;
 	size_t n, cap;
 };
-/* Where special tokens stand in text, in order, without overlap: longer spellings take their places first, of equal
- * length the leftmost. User-defined ones always, the others only with `control`. 0 or -ENOMEM. */
-int special_find(const struct vocab *v, const char *text, size_t n, bool control, struct special_hits *ret);
+/* Where special tokens stand in text, in order, without overlap: longer spellings take their places
+ * first, of equal length the leftmost. User-defined ones always, the others only with `control`. 0
+ * or -ENOMEM. */
+int special_find(const struct vocab *v, const char *text, size_t n, bool control,
+                 struct special_hits *ret);

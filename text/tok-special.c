@@ -1,9 +1,10 @@
 /* tok-special - find special tokens in text.
  *
- * 1. Walking the sorted list of spellings byte by byte narrows a range: no step looks at tokens that do not match so
- *    far, and a byte that starts no special token costs one table look-up.
- * 2. Places are given by length: the longest spellings first, each class from left to right. Since every taken place
- *    is at least as long as the one on trial, two overlap exactly when an end of the trial lies in a taken one. */
+ * 1. Walking the sorted list of spellings byte by byte narrows a range: no step looks at tokens
+ *    that do not match so far, and a byte that starts no special token costs one table look-up.
+ * 2. Places are given by length: the longest spellings first, each class from left to right. Since
+ *    every taken place is at least as long as the one on trial, two overlap exactly when an end of
+ *    the trial lies in a taken one. */
 #include "base/num.h"
 #include "base/vec.h"
 #include "text/tok-priv.h"
@@ -41,8 +42,10 @@ static uint32_t bound(const struct vocab *v, uint32_t lo, uint32_t hi, size_t de
 	return lo;
 }
 
-/* Walk spellings that are a prefix of p[0,n); returns the id whose length is exactly len (0: the longest), or -1. */
-static int32_t match(const struct finder *f, const char *p, size_t n, uint32_t len, uint32_t *ret_len)
+/* Walk spellings that are a prefix of p[0,n); returns the id whose length is exactly len (0: the
+ * longest), or -1. */
+static int32_t match(const struct finder *f, const char *p, size_t n, uint32_t len,
+                     uint32_t *ret_len)
 {
 	const struct vocab *v = f->v;
 	uint32_t lo = f->first[(uint8_t)*p], hi = f->first[(uint8_t)*p + 1];
@@ -107,7 +110,8 @@ static int hit_order(const void *a, const void *b)
 	return (x->pos > y->pos) - (x->pos < y->pos);
 }
 
-int special_find(const struct vocab *v, const char *text, size_t n, bool control, struct special_hits *ret)
+int special_find(const struct vocab *v, const char *text, size_t n, bool control,
+                 struct special_hits *ret)
 {
 	_cleanup_mem_ struct finder *f = mem_alloc(sizeof(*f));
 	int r;

@@ -1,8 +1,9 @@
-/* tok-spm - SentencePiece-style BPE: blanks become U+2581, code points are symbols, the pair whose union has the best
- * score merges first; a symbol that is no token falls back to its bytes.
+/* tok-spm - SentencePiece-style BPE: blanks become U+2581, code points are symbols, the pair whose
+ * union has the best score merges first; a symbol that is no token falls back to its bytes.
  *
  * 1. Invalid UTF-8 is taken byte by byte: each byte is a symbol, so it survives by byte fallback.
- * 2. A union longer than the longest spelling is never looked up: look-ups are O(1) in the word's length. */
+ * 2. A union longer than the longest spelling is never looked up: look-ups are O(1) in the word's
+ *    length. */
 #include <errno.h>
 #include "text/tok-priv.h"
 
@@ -17,8 +18,8 @@ static uint32_t score_key(float score)
 	return ~ascending;
 }
 
-static bool spm_pair(const struct merge *m, int32_t left, int32_t right, uint32_t start, uint32_t end, uint32_t *ret_key,
-                     int32_t *ret_id)
+static bool spm_pair(const struct merge *m, int32_t left, int32_t right, uint32_t start,
+                     uint32_t end, uint32_t *ret_key, int32_t *ret_id)
 {
 	int32_t id = vocab_find(m->vocab, m->text + start, end - start);
 

@@ -1,7 +1,8 @@
 /* tok - the public face: special tokens first, the text between them by the vocabulary's kind.
  *
  * 1. On any failure `out` is as it was.
- * 2. A word kind's offsets are 32 bits: longer input is refused with -E2BIG before anything is allocated. */
+ * 2. A word kind's offsets are 32 bits: longer input is refused with -E2BIG before anything is
+ *    allocated. */
 #include "base/vec.h"
 #include "text/tok-priv.h"
 
@@ -89,7 +90,8 @@ static int encode_text(struct enc *e, const char *text, size_t n, bool after_spe
 	return bpe_encode(e, text, n);
 }
 
-int tok_encode(const struct tok *t, const char *text, size_t n, unsigned flags, size_t max, struct tokens *out)
+int tok_encode(const struct tok *t, const char *text, size_t n, unsigned flags, size_t max,
+               struct tokens *out)
 {
 	struct enc e = { .v = t->vocab, .out = out, .limit = SIZE_MAX, .merge.vocab = t->vocab };
 	struct special_hits hits = { 0 };

@@ -1,5 +1,5 @@
-/* vocab-gguf - a vocabulary source from the keys "tokenizer.ggml.*". Kinds are checked by the getters, lengths and
- * contents by vocab_new. */
+/* vocab-gguf - a vocabulary source from the keys "tokenizer.ggml.*". Kinds are checked by the
+ * getters, lengths and contents by vocab_new. */
 #include <errno.h>
 #include "text/vocab.h"
 
@@ -14,7 +14,8 @@ static int get_id(const struct gguf *g, const char *key, uint64_t n, int32_t *re
 	if (r < 0)
 		return r;
 	if (id >= n)
-		return err_set(err, -EBADMSG, "%s is %u, beyond the %llu tokens", key, id, (unsigned long long)n);
+		return err_set(err, -EBADMSG, "%s is %u, beyond the %llu tokens", key, id,
+		               (unsigned long long)n);
 	*ret = (int32_t)id;
 	return 0;
 }
@@ -51,7 +52,8 @@ static int get_arrays(const struct gguf *g, struct vocab_src *src, struct err *e
 	int r = gguf_get_arr(g, "tokenizer.ggml.tokens", GGUF_STR, &p, &n, err);
 
 	if (r == GGUF_E_ABSENT)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.tokens is missing: the file has no vocabulary");
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.tokens is missing: the file has no vocabulary");
 	if (r < 0)
 		return r;
 	src->text = p;
@@ -81,18 +83,26 @@ static int get_arrays(const struct gguf *g, struct vocab_src *src, struct err *e
 int vocab_from_gguf(struct vocab **ret, const struct gguf *g, struct err *err)
 {
 	static const char *const eog_keys[4] = {
-		"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.ggml.fim_pad_token_id",
+		"tokenizer.ggml.eot_token_id",
+		"tokenizer.ggml.eom_token_id",
+		"tokenizer.ggml.fim_pad_token_id",
 		"tokenizer.ggml.fim_rep_token_id",
 	};
 	struct vocab_src src = {
-		.bos = -1, .eos = -1, .eog = { -1, -1, -1, -1 }, .add_bos = -1, .add_space_prefix = -1,
+		.bos = -1,
+		.eos = -1,
+		.eog = { -1, -1, -1, -1 },
+		.add_bos = -1,
+		.add_space_prefix = -1,
 	};
 	char model[64], pre[64];
 	int r = get_name(g, "tokenizer.ggml.model", model, err);
 
 	if (r == GGUF_E_ABSENT)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.model is missing: the file has no vocabulary");
-	if (r < 0 || (r = get_name(g, "tokenizer.ggml.pre", pre, err)) < 0 || (r = get_arrays(g, &src, err)) < 0)
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.model is missing: the file has no vocabulary");
+	if (r < 0 || (r = get_name(g, "tokenizer.ggml.pre", pre, err)) < 0 ||
+	    (r = get_arrays(g, &src, err)) < 0)
 		return r;
 	src.model = model;
 	src.pre = pre;

@@ -1,6 +1,7 @@
 /* vocab - one copy of all spellings, two hash tables of ids.
  *
- * 1. After vocab_new every id that is stored anywhere is < n; every merge names tokens that exist, and its product does.
+ * 1. After vocab_new every id that is stored anywhere is < n; every merge names tokens that exist,
+ *    and its product does.
  * 2. Of equal spellings the first id wins; the later ones stay printable.
  * 3. The tables are at most 3/4 full, so every probe ends, and keyed by a random seed.
  * 4. Every spelling is at most VOCAB_TEXT_MAX bytes, so a piece always fits TOK_PIECE_MAX. */
@@ -42,7 +43,8 @@ int32_t vocab_find(const struct vocab *v, const char *p, size_t n)
 {
 	if (n == 0 || n > v->text_max)
 		return -1;
-	for (uint32_t i = (uint32_t)XXH3_64bits_withSeed(p, n, v->seed) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
+	for (uint32_t i = (uint32_t)XXH3_64bits_withSeed(p, n, v->seed) & v->slot_mask;;
+	     i = (i + 1) & v->slot_mask) {
 		uint32_t id = v->slot[i];
 
 		if (id == 0)
@@ -93,13 +95,19 @@ static int copy_texts(struct vocab *v, const struct vocab_src *src, struct err *
 
 	for (uint32_t i = 0; i < v->n; i++) {
 		if (src->text[i].n > VOCAB_TEXT_MAX)
-			return err_set(err, -EBADMSG, "tokenizer.ggml.tokens[%u] has %zu bytes, more than %d: "
-				"the file is damaged or not meant for text", i, src->text[i].n, VOCAB_TEXT_MAX);
-		total += src->text[i].n;                /* at most 4 Mi tokens of 4 KiB: no overflow */
+			return err_set(err, -EBADMSG,
+			               "tokenizer.ggml.tokens[%u] has %zu bytes, more than %d: "
+			               "the file is damaged or not meant for text",
+			               i, src->text[i].n, VOCAB_TEXT_MAX);
+		/* at most 4 Mi tokens of 4 KiB: no overflow */
+		total += src->text[i].n;
 		v->text_max = MAX(v->text_max, (uint32_t)src->text[i].n);
 	}
 	if (total > UINT32_MAX)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.tokens has %zu bytes of text, more than 32 bits count", total);
+		return err_set(
+			err, -EBADMSG,
+			"tokenizer.ggml.tokens has %zu bytes of text, more than 32 bits count",
+			total);
 	v->text_at = mem_allocn((size_t)v->n + 1, sizeof(*v->text_at));
 	v->blob = mem_alloc(total + 1);
 	v->slot_mask = table_size(v->n) - 1;
@@ -115,7 +123,8 @@ static int copy_texts(struct vocab *v, const struct vocab_src *src, struct err *
 		v->text_at[i + 1] = (uint32_t)at;
 		if (n == 0 || vocab_find(v, src->text[i].p, n) >= 0)
 			continue;
-		uint32_t s = (uint32_t)XXH3_64bits_withSeed(src->text[i].p, n, v->seed) & v->slot_mask;
+		uint32_t s = (uint32_t)XXH3_64bits_withSeed(src->text[i].p, n, v->seed) &
+		             v->slot_mask;
 
 		while (v->slot[s])
 			s = (s + 1) & v->slot_mask;
@@ -134,8 +143,9 @@ static int copy_types(struct vocab *v, const struct vocab_src *src, struct err *
 		int32_t type = src->type ? src->type[i] : TOK_NORMAL;
 
 		if (type < 0 || type > TOK_BYTE)
-			return err_set(err, -EBADMSG, "tokenizer.ggml.token_type[%u] is %d, known are 0 to %d", i,
-				type, TOK_BYTE);
+			return err_set(err, -EBADMSG,
+			               "tokenizer.ggml.token_type[%u] is %d, known are 0 to %d", i,
+			               type, TOK_BYTE);
 		v->type[i] = type == 0 ? TOK_NORMAL : (uint8_t)type;
 		if (type == TOK_UNKNOWN && v->unk < 0)
 			v->unk = (int32_t)i;
@@ -146,13 +156,17 @@ static int copy_types(struct vocab *v, const struct vocab_src *src, struct err *
 static int copy_scores(struct vocab *v, const struct vocab_src *src, struct err *err)
 {
 	if (!src->score)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.scores is missing: a vocabulary of kind \"llama\" needs it");
+		return err_set(
+			err, -EBADMSG,
+			"tokenizer.ggml.scores is missing: a vocabulary of kind \"llama\" needs "
+			"it");
 	v->score = mem_memdup(src->score, v->n * sizeof(*v->score));
 	if (!v->score)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < v->n; i++)
 		if (isnan(v->score[i]))
-			return err_set(err, -EBADMSG, "tokenizer.ggml.scores[%u] is not a number", i);
+			return err_set(err, -EBADMSG, "tokenizer.ggml.scores[%u] is not a number",
+			               i);
 	return 0;
 }
 
@@ -191,16 +205,23 @@ static int find_bytes(struct vocab *v, struct err *err)
 			continue;
 		b = byte_token(vocab_text(v, i));
 		if (b < 0)
-			return err_set(err, -EBADMSG, "tokenizer.ggml.tokens[%u] \"%s\" is marked as a byte but is not "
-				"of the form <0xHH>", i, str_escape((char[64]){ 0 }, 64, vocab_text(v, i).p, vocab_text(v, i).n));
+			return err_set(
+				err, -EBADMSG,
+				"tokenizer.ggml.tokens[%u] \"%s\" is marked as a byte but is not "
+				"of the form <0xHH>",
+				i,
+				str_escape((char[64]){ 0 }, 64, vocab_text(v, i).p,
+			                   vocab_text(v, i).n));
 		if (v->byte_id[b] < 0)
 			v->byte_id[b] = (int32_t)i;
 	}
 	for (int b = 0; b < 256; b++) {
 		if (v->model == VOCAB_BPE) {
-			v->byte_id[b] = vocab_find(v, text, utf8_encode(vocab_byte_to_cp((uint8_t)b), text));
+			v->byte_id[b] = vocab_find(v, text,
+			                           utf8_encode(vocab_byte_to_cp((uint8_t)b), text));
 		} else if (v->byte_id[b] < 0) {
-			/* Vocabularies without kinds still spell them; some have the bare byte only. */
+			/* Vocabularies without kinds still spell them; some have the bare byte
+			 * only. */
 			snprintf(text, sizeof(text), "<0x%02X>", (unsigned)b);
 			v->byte_id[b] = vocab_find(v, text, 6);
 			if (v->byte_id[b] < 0)
@@ -219,20 +240,25 @@ static int add_merge(struct vocab *v, uint32_t rank, struct bytes m, struct err 
 	size_t n_left;
 
 	if (!space)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.merges[%u] \"%s\" has no space between two tokens", rank,
-			str_escape(shown, sizeof(shown), m.p, m.n));
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.merges[%u] \"%s\" has no space between two tokens",
+		               rank, str_escape(shown, sizeof(shown), m.p, m.n));
 	n_left = (size_t)(space - m.p);
 	right = (struct bytes){ space + 1, m.n - n_left - 1 };
 	l = vocab_find(v, m.p, n_left);
 	r = vocab_find(v, right.p, right.n);
-	if (l >= 0 && r >= 0) {                         /* found: both are at most VOCAB_TEXT_MAX long */
+	/* found: both are at most VOCAB_TEXT_MAX long */
+	if (l >= 0 && r >= 0) {
 		memcpy(joined, m.p, n_left);
 		memcpy(joined + n_left, right.p, right.n);
 		id = vocab_find(v, joined, n_left + right.n);
 	}
 	if (id < 0)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.merges[%u] \"%s\" names %s that is not in the vocabulary",
-			rank, str_escape(shown, sizeof(shown), m.p, m.n), l < 0 || r < 0 ? "a token" : "a pair whose union");
+		return err_set(
+			err, -EBADMSG,
+			"tokenizer.ggml.merges[%u] \"%s\" names %s that is not in the vocabulary",
+			rank, str_escape(shown, sizeof(shown), m.p, m.n),
+			l < 0 || r < 0 ? "a token" : "a pair whose union");
 	if (vocab_merge_find(v, l, r))
 		return 0;                               /* the earlier rank stands */
 	uint32_t s = merge_slot(v, l, r);
@@ -248,10 +274,13 @@ static int build_merges(struct vocab *v, const struct vocab_src *src, struct err
 	int r;
 
 	if (!src->merge)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.merges is missing: a vocabulary of kind \"gpt2\" needs it");
+		return err_set(
+			err, -EBADMSG,
+			"tokenizer.ggml.merges is missing: a vocabulary of kind \"gpt2\" needs it");
 	if (src->n_merge > VOCAB_MAX)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.merges has %llu entries, more than %d",
-			(unsigned long long)src->n_merge, VOCAB_MAX);
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.merges has %llu entries, more than %d",
+		               (unsigned long long)src->n_merge, VOCAB_MAX);
 	v->merge_mask = table_size(src->n_merge) - 1;
 	v->merge = mem_allocn((size_t)v->merge_mask + 1, sizeof(*v->merge));
 	if (!v->merge)
@@ -268,21 +297,51 @@ static int build_merges(struct vocab *v, const struct vocab_src *src, struct err
 
 static int set_roles(struct vocab *v, const struct vocab_src *src, struct err *err)
 {
-	/* Spellings that end a turn or a text wherever they occur. Files that call them ordinary words are common;
-	 * they are control tokens all the same. The repository and padding marks of fill-in-the-middle end it too. */
+	/* Spellings that end a turn or a text wherever they occur. Files that call them ordinary
+	 * words are common; they are control tokens all the same. The repository and padding marks
+	 * of fill-in-the-middle end it too. */
 	static const char *const ends[] = {
-		"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-		"<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "< EOT >", "[EOT]", "[EOS]",
-		"<|end_of_text|>", "<end_of_utterance>", "<eos>", "<|end_of_turn|>",
-		"<\xef\xbd\x9c""end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
-		"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>",
-		"<REPO>", "<reponame>", "<|file_sep|>",
+		"<|eot_id|>",
+		"<|im_end|>",
+		"<|end|>",
+		"<|return|>",
+		"<|call|>",
+		"<|flush|>",
+		"<|calls|>",
+		"<end_of_turn>",
+		"<|endoftext|>",
+		"</s>",
+		"<|eom_id|>",
+		"<EOT>",
+		"_<EOT>",
+		"< EOT >",
+		"[EOT]",
+		"[EOS]",
+		"<|end_of_text|>",
+		"<end_of_utterance>",
+		"<eos>",
+		"<|end_of_turn|>",
+		"<\xef\xbd\x9c"
+		"end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+		"<|fim_pad|>",
+		"<fim-pad>",
+		"<fim_pad>",
+		"<PAD>",
+		"<|fim_repo|>",
+		"<|repo_name|>",
+		"<fim-repo>",
+		"<REPO>",
+		"<reponame>",
+		"<|file_sep|>",
 	};
-	const int32_t ids[] = { src->bos, src->eos, src->eog[0], src->eog[1], src->eog[2], src->eog[3] };
+	const int32_t ids[] = { src->bos,    src->eos,    src->eog[0],
+		                src->eog[1], src->eog[2], src->eog[3] };
 
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
 		if (ids[i] >= 0 && (uint32_t)ids[i] >= v->n)
-			return err_set(err, -EBADMSG, "tokenizer.ggml: special token id %d is beyond the %u tokens",
+			return err_set(
+				err, -EBADMSG,
+				"tokenizer.ggml: special token id %d is beyond the %u tokens",
 				ids[i], v->n);
 		if (ids[i] >= 0 && i > 0)
 			v->eog[ids[i]] = 1;
@@ -303,7 +362,8 @@ static int set_roles(struct vocab *v, const struct vocab_src *src, struct err *e
 static int special_order(const void *a, const void *b, void *arg)
 {
 	const struct vocab *v = arg;
-	const struct bytes x = vocab_text(v, *(const uint32_t *)a), y = vocab_text(v, *(const uint32_t *)b);
+	const struct bytes x = vocab_text(v, *(const uint32_t *)a),
+			   y = vocab_text(v, *(const uint32_t *)b);
 	int r = memcmp(x.p, y.p, MIN(x.n, y.n));
 
 	return r ? r : (x.n > y.n) - (x.n < y.n);
@@ -343,17 +403,22 @@ static int check_source(const struct vocab_src *src, enum vocab_model *ret, stru
 	else if (strcmp(src->model, "llama") == 0)
 		*ret = VOCAB_SPM;
 	else
-		return err_set(err, -ENOTSUP, "tokenizer.ggml.model \"%s\" is not supported; known are gpt2 and llama",
+		return err_set(
+			err, -ENOTSUP,
+			"tokenizer.ggml.model \"%s\" is not supported; known are gpt2 and llama",
 			str_escape(shown, sizeof(shown), src->model, strlen(src->model)));
 	if (src->n_text == 0 || src->n_text > VOCAB_MAX)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.tokens has %llu tokens, allowed are 1 to %d",
-			(unsigned long long)src->n_text, VOCAB_MAX);
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.tokens has %llu tokens, allowed are 1 to %d",
+		               (unsigned long long)src->n_text, VOCAB_MAX);
 	if (src->score && src->n_score != src->n_text)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.scores has %llu entries for %llu tokens",
-			(unsigned long long)src->n_score, (unsigned long long)src->n_text);
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.scores has %llu entries for %llu tokens",
+		               (unsigned long long)src->n_score, (unsigned long long)src->n_text);
 	if (src->type && src->n_type != src->n_text)
-		return err_set(err, -EBADMSG, "tokenizer.ggml.token_type has %llu entries for %llu tokens",
-			(unsigned long long)src->n_type, (unsigned long long)src->n_text);
+		return err_set(err, -EBADMSG,
+		               "tokenizer.ggml.token_type has %llu entries for %llu tokens",
+		               (unsigned long long)src->n_type, (unsigned long long)src->n_text);
 	return 0;
 }
 
@@ -385,8 +450,8 @@ int vocab_new(struct vocab **ret, const struct vocab_src *src, struct err *err)
 	v->unk = -1;
 	if (getrandom(&v->seed, sizeof(v->seed), 0) != (ssize_t)sizeof(v->seed))
 		return err_set(err, -EIO, "vocabulary: no random seed from the kernel");
-	if ((r = copy_texts(v, src, err)) < 0 || (r = copy_types(v, src, err)) < 0 || (r = find_bytes(v, err)) < 0 ||
-	    (r = set_roles(v, src, err)) < 0)
+	if ((r = copy_texts(v, src, err)) < 0 || (r = copy_types(v, src, err)) < 0 ||
+	    (r = find_bytes(v, err)) < 0 || (r = set_roles(v, src, err)) < 0)
 		return r;
 	if (model == VOCAB_SPM) {
 		v->add_bos = v->add_space_prefix = true;

@@ -1,8 +1,9 @@
-/* vocab - the words of a model: spelling, score, kind, merge ranks and the ids with a role. Read-only after build.
+/* vocab - the words of a model: spelling, score, kind, merge ranks and the ids with a role.
+ * Read-only after build.
  *
- * vocab_new checks and copies what a source says; vocab_from_gguf fills a source from GGUF metadata.
- * Errors: -EBADMSG with a sentence that names the array and index; -ENOTSUP for a model or pre-tokenizer that is
- * not known; -ENOMEM. Threads: any, after the build. */
+ * vocab_new checks and copies what a source says; vocab_from_gguf fills a source from GGUF
+ * metadata. Errors: -EBADMSG with a sentence that names the array and index; -ENOTSUP for a model
+ * or pre-tokenizer that is not known; -ENOMEM. Threads: any, after the build. */
 #pragma once
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -11,7 +12,8 @@
 
 enum {
 	VOCAB_MAX = 1 << 22,            /* tokens */
-	VOCAB_TEXT_MAX = 4096,          /* bytes of one token's spelling: the bound of every piece, too */
+	/* bytes of one token's spelling: the bound of every piece, too */
+	VOCAB_TEXT_MAX = 4096,
 };
 enum vocab_model { VOCAB_BPE, VOCAB_SPM };
 
@@ -25,7 +27,8 @@ struct vocab_src {                      /* borrowed during vocab_new only */
 	const struct bytes *merge;      /* "left right" by rank; VOCAB_BPE only */
 	uint64_t n_merge;
 	int32_t bos, eos;               /* -1 when absent */
-	int32_t eog[4];                 /* further ids that end generation (eot, eom ...); -1 when absent */
+	/* further ids that end generation (eot, eom ...); -1 when absent */
+	int32_t eog[4];
 	int add_bos, add_space_prefix;  /* -1: the model's habit */
 };
 
@@ -38,7 +41,8 @@ struct pretok;
 struct vocab {
 	enum vocab_model model;
 	uint32_t n;
-	uint32_t *text_at;              /* [n + 1] where spellings begin in blob; one ends where the next begins */
+	/* [n + 1] where spellings begin in blob; one ends where the next begins */
+	uint32_t *text_at;
 	char *blob;
 	float *score;                   /* [n]; NULL for VOCAB_BPE */
 	uint8_t *type;                  /* [n] enum tok_attr */
@@ -47,13 +51,16 @@ struct vocab {
 	uint32_t slot_mask;
 	struct vocab_merge *merge;      /* pair -> rank, open addressing */
 	uint32_t merge_mask;
-	uint64_t seed;                  /* of both tables: a hostile file cannot choose collisions */
-	int32_t byte_id[256];           /* token of a single byte; -1 when the vocabulary has none */
+	/* of both tables: a hostile file cannot choose collisions */
+	uint64_t seed;
+	/* token of a single byte; -1 when the vocabulary has none */
+	int32_t byte_id[256];
 	uint32_t text_max;              /* longest spelling */
 	int32_t bos, eos, unk;
 	bool add_bos, add_space_prefix, ignore_merges;
 	struct pretok *pre;             /* VOCAB_BPE only */
-	uint32_t *special;              /* ids parsed in text before anything else, sorted by spelling */
+	/* ids parsed in text before anything else, sorted by spelling */
+	uint32_t *special;
 	uint32_t n_special;
 };
 
@@ -66,9 +73,11 @@ static inline struct bytes vocab_text(const struct vocab *v, uint32_t id)
 {
 	return (struct bytes){ v->blob + v->text_at[id], v->text_at[id + 1] - v->text_at[id] };
 }
-int32_t vocab_find(const struct vocab *v, const char *p, size_t n);             /* -1 when absent or empty */
+/* -1 when absent or empty */
+int32_t vocab_find(const struct vocab *v, const char *p, size_t n);
 /* The merge of two adjacent tokens, or NULL. */
 const struct vocab_merge *vocab_merge_find(const struct vocab *v, int32_t left, int32_t right);
 /* GPT-2's bijection of bytes to printable code points. */
 uint32_t vocab_byte_to_cp(uint8_t byte);
-int vocab_cp_to_byte(uint32_t cp);                                              /* -1 when cp stands for no byte */
+/* -1 when cp stands for no byte */
+int vocab_cp_to_byte(uint32_t cp);
