@@ -1,4 +1,5 @@
-/* family - what an architecture is made of, as data. A new one is one file in families/ and one line in family.c. */
+/* family - what an architecture is made of, as data. A new one is one file in families/ and one
+ * line in family.c. */
 #pragma once
 #include "base/str.h"
 #include "model/model.h"
@@ -17,8 +18,10 @@ struct family {
 	bool embd_sqrt;                 /* token embeddings are multiplied by sqrt(n_embd) */
 	bool window;                    /* has sliding windows: their key is required */
 	uint32_t window_period;         /* unless the file has a pattern */
-	float rope_base_local;          /* of windowed layers, unless the file says otherwise; 0 = rope_base */
-	uint32_t scale_by_embd_layers;  /* the variant of so many layers scales scores by 1/sqrt(n_embd / n_head); 0 = none */
+	/* of windowed layers, unless the file says otherwise; 0 = rope_base */
+	float rope_base_local;
+	/* the variant of so many layers scales scores by 1/sqrt(n_embd / n_head); 0 = none */
+	uint32_t scale_by_embd_layers;
 	const struct slot_row *globals, *layers;
 };
 const struct family *family_find(struct bytes architecture);    /* NULL when unknown */

@@ -1,4 +1,5 @@
-/* footprint - what serving costs beside the mapping, from numbers alone. Products stay inside 64 bits: hparams.c. */
+/* footprint - what serving costs beside the mapping, from numbers alone. Products stay inside 64
+ * bits: hparams.c. */
 #include "model/model.h"
 
 enum { KV_BYTES = 2, FLOAT_BYTES = 4 };         /* keys and values are F16 */
@@ -7,12 +8,14 @@ static uint64_t max2(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
 }
-void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows, uint32_t max_logits,
-                     struct footprint *ret)
+void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows,
+                     uint32_t max_logits, struct footprint *ret)
 {
-	uint64_t q = (uint64_t)hp->n_head * hp->head_dim, kv = (uint64_t)hp->n_head_kv * hp->head_dim;
+	uint64_t q = (uint64_t)hp->n_head * hp->head_dim,
+		 kv = (uint64_t)hp->n_head_kv * hp->head_dim;
 	uint64_t widest = max2(max2(hp->n_embd, q), hp->n_ff);
-	/* Residual, normed and output rows; Q and attention; K and V; gate and up; the angles of both rotations. */
+	/* Residual, normed and output rows; Q and attention; K and V; gate and up; the angles of
+	 * both rotations. */
 	uint64_t floats = (uint64_t)3 * hp->n_embd + 2 * q + 2 * kv + (uint64_t)2 * hp->n_ff +
 	                  (uint64_t)(hp->window ? 2 : 1) * hp->n_rot;
 	/* The widest row as int8 with scale, scaled sum and sum for every 16. */

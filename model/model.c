@@ -62,7 +62,8 @@ static int load_all(struct model *m, struct err *err)
 	if (r < 0)
 		return r;
 	if (tok_n_vocab(m->tok) != m->hp.n_vocab)
-		return err_set(err, -EBADMSG, "the tokenizer has %" PRIu32 " tokens, the embedding %" PRIu32,
+		return err_set(err, -EBADMSG,
+		               "the tokenizer has %" PRIu32 " tokens, the embedding %" PRIu32,
 		               tok_n_vocab(m->tok), m->hp.n_vocab);
 	return load_template(m, err);
 }
@@ -83,8 +84,10 @@ int model_load(struct model **ret, int fd, const char *name, struct err *err)
 		return r;               /* their sentences begin with the name already */
 	r = load_all(m, err);
 	if (r < 0)
-		return err_prefix(err, r, "%s", str_escape(shown, sizeof(shown), name, strlen(name)));
-	gguf_drop_metadata(m->gguf);    /* tok, jinja and hp hold copies; whoever shows metadata reads the header anew */
+		return err_prefix(err, r, "%s",
+		                  str_escape(shown, sizeof(shown), name, strlen(name)));
+	/* tok, jinja and hp hold copies; whoever shows metadata reads the header anew */
+	gguf_drop_metadata(m->gguf);
 	*ret = STEAL(m);
 	return 0;
 }

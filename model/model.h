@@ -1,5 +1,6 @@
-/* model - a loaded model: hyper-parameters, tensors bound to slots, vocabulary, template. Read-only after load,
- * refcounted, used from any thread; a request holds a reference for as long as it touches anything here. */
+/* model - a loaded model: hyper-parameters, tensors bound to slots, vocabulary, template. Read-only
+ * after load, refcounted, used from any thread; a request holds a reference for as long as it
+ * touches anything here. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,16 +26,22 @@ struct hparams {
 	enum rope_kind rope;
 	uint32_t n_rot;
 	float rope_base, rope_base_local;       /* local: layers with a sliding window */
-	float rope_scale;                       /* positions are multiplied by this (1 = none; linear scaling: 1/factor);
-	                                         * not in windowed layers of a model that has global ones, too */
-	uint32_t window;                        /* 0 = none; a windowed layer sees the last `window` positions, own included */
-	uint32_t window_period;                 /* layer il is global when (il + 1) % period == 0; 0 = all layers windowed if window */
-	float embd_scale;                       /* token embeddings are multiplied by this (gemma: sqrt(n_embd)); 1 = none */
-	float attn_scale;                       /* 1/sqrt(head_dim) unless the file says otherwise */
+	/* positions are multiplied by this (1 = none; linear scaling: 1/factor); not in windowed
+	 * layers of a model that has global ones, too */
+	float rope_scale;
+	/* 0 = none; a windowed layer sees the last `window` positions, own included */
+	uint32_t window;
+	/* layer il is global when (il + 1) % period == 0; 0 = all layers windowed if window */
+	uint32_t window_period;
+	/* token embeddings are multiplied by this (gemma: sqrt(n_embd)); 1 = none */
+	float embd_scale;
+	/* 1/sqrt(head_dim) unless the file says otherwise */
+	float attn_scale;
 	float attn_softcap, final_softcap;      /* 0 = none */
 };
 
-struct weight {                                 /* data NULL = absent (optional slot); 1-D ones are F32, F16 or BF16 */
+/* data NULL = absent (optional slot); 1-D ones are F32, F16 or BF16 */
+struct weight {
 	const uint8_t *data;                    /* row 0 in the mapping */
 	enum qtype type;
 	uint64_t n_in, n_out, row_bytes;        /* n_out rows of n_in; 1-D: n_out = 1 */
@@ -48,39 +55,49 @@ struct model {
 	char *architecture, *name;              /* name: general.name or "" */
 	const struct family *family;
 	struct hparams hp;
-	struct weight w[SLOT_GLOBAL_COUNT];     /* SLOT_OUTPUT is bound to the embedding when tied */
+	/* SLOT_OUTPUT is bound to the embedding when tied */
+	struct weight w[SLOT_GLOBAL_COUNT];
 	struct layer *layers;                   /* hp.n_layer */
 	uint64_t n_params, n_bytes;             /* of all tensors */
 	uint64_t bytes_per_token;               /* weight bytes one decoded token reads */
 	struct tok *tok;
 	struct jinja *jinja;                    /* NULL: no template in the file */
-	char *jinja_error;                      /* why the template could not be compiled, or NULL */
-	struct gguf *gguf;                      /* its tensors; the metadata is dropped once loaded */
+	/* why the template could not be compiled, or NULL */
+	char *jinja_error;
+	/* its tensors; the metadata is dropped once loaded */
+	struct gguf *gguf;
 	struct weightmap *map;
 	unsigned refs;                          /* atomic, use model_ref/unref */
 };
-/* Load from an fd (not consumed). Every check of shapes and ranges happens here. -EBADMSG, -ENOTSUP (architecture or
- * tensor type without kernel: names it), -ENOMEM. Does not read the weights' pages. */
+/* Load from an fd (not consumed). Every check of shapes and ranges happens here. -EBADMSG, -ENOTSUP
+ * (architecture or tensor type without kernel: names it), -ENOMEM. Does not read the weights'
+ * pages. */
 int model_load(struct model **ret, int fd, const char *name, struct err *err);
 struct model *model_ref(struct model *m);
 struct model *model_unref(struct model *m);
 DEFINE_FREEP(struct model, model_unref)
-/* The file shrank under the mapping and zeros stand in its place: drop what was computed since the last look. */
+/* The file shrank under the mapping and zeros stand in its place: drop what was computed since the
+ * last look. */
 static inline bool model_poisoned(const struct model *m)
 {
 	return weightmap_poisoned(m->map);
 }
 
 /* Bytes that serving needs beside the mapping. Per-thread scratch of the engine is not in it. */
-enum { MODEL_KV_PAGE = 32 };                    /* equals KV_PAGE of kernels.h, which this layer does not see */
+/* equals KV_PAGE of kernels.h, which this layer does not see */
+enum { MODEL_KV_PAGE = 32 };
 struct footprint {
 	uint64_t weights;                       /* mapped, shared */
 	uint64_t kv_per_token;                  /* bytes a position over all layers (F16) */
-	uint64_t kv_page;                       /* bytes of one page over all layers and KV heads (MODEL_KV_PAGE positions) */
-	uint64_t activations;                   /* for max_rows rows a step and max_logits logits rows */
+	/* bytes of one page over all layers and KV heads (MODEL_KV_PAGE positions) */
+	uint64_t kv_page;
+	/* for max_rows rows a step and max_logits logits rows */
+	uint64_t activations;
 };
-void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows, uint32_t max_logits, struct footprint *ret);
+void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows,
+                     uint32_t max_logits, struct footprint *ret);
 /* From a header alone (no load): for `estimate` and `show`. */
 int model_hparams(struct hparams *ret, const struct gguf *g, struct err *err);
-/* NaN/Inf in scales and floats, over all tensors; slow (reads the file). First fault: tensor name and row in err. -EBADMSG. */
+/* NaN/Inf in scales and floats, over all tensors; slow (reads the file). First fault: tensor name
+ * and row in err. -EBADMSG. */
 int model_verify(const struct model *m, const atomic_bool *cancel, struct err *err);

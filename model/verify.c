@@ -1,8 +1,9 @@
 /* verify - look at every float of a model: float tensors whole, of quantized blocks the scales.
  *
- * A NaN or an infinity in one scale makes every answer of the model garbage, and nothing else would say so. Codes are
- * never decoded: where the scales of a type lie in its block is all that is needed, so types without kernels are
- * covered, too. A type that is missing in the table would go unchecked: tests hold the table against qtype_table. */
+ * A NaN or an infinity in one scale makes every answer of the model garbage, and nothing else would
+ * say so. Codes are never decoded: where the scales of a type lie in its block is all that is
+ * needed, so types without kernels are covered, too. A type that is missing in the table would go
+ * unchecked: tests hold the table against qtype_table. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -17,20 +18,26 @@ static const struct scale_row {
 	uint8_t n;                      /* of them, one behind the other */
 	uint16_t offset;
 } scales[QTYPE_COUNT] = {
-	[QTYPE_F32] = { F32, 1, 0 }, [QTYPE_F16] = { F16, 1, 0 }, [QTYPE_BF16] = { BF16, 1, 0 },
-	[QTYPE_F64] = { F64, 1, 0 }, [QTYPE_Q4_0] = { F16, 1, 0 }, [QTYPE_Q4_1] = { F16, 2, 0 },
-	[QTYPE_Q5_0] = { F16, 1, 0 }, [QTYPE_Q5_1] = { F16, 2, 0 }, [QTYPE_Q8_0] = { F16, 1, 0 },
-	[QTYPE_Q8_1] = { F16, 2, 0 }, [QTYPE_Q2_K] = { F16, 2, 80 }, [QTYPE_Q3_K] = { F16, 1, 108 },
-	[QTYPE_Q4_K] = { F16, 2, 0 }, [QTYPE_Q5_K] = { F16, 2, 0 }, [QTYPE_Q6_K] = { F16, 1, 208 },
-	[QTYPE_Q8_K] = { F32, 1, 0 }, [QTYPE_IQ2_XXS] = { F16, 1, 0 }, [QTYPE_IQ2_XS] = { F16, 1, 0 },
-	[QTYPE_IQ2_S] = { F16, 1, 0 }, [QTYPE_IQ3_XXS] = { F16, 1, 0 }, [QTYPE_IQ3_S] = { F16, 1, 0 },
-	[QTYPE_IQ1_S] = { F16, 1, 0 }, [QTYPE_IQ1_M] = { IQ1M, 1, 48 }, [QTYPE_IQ4_NL] = { F16, 1, 0 },
-	[QTYPE_IQ4_XS] = { F16, 1, 0 }, [QTYPE_TQ1_0] = { F16, 1, 52 }, [QTYPE_TQ2_0] = { F16, 1, 64 },
-	[QTYPE_MXFP4] = { E8M0, 1, 0 }, [QTYPE_NVFP4] = { UE4M3, 4, 0 }, [QTYPE_Q1_0] = { F16, 1, 0 },
+	[QTYPE_F32] = { F32, 1, 0 },     [QTYPE_F16] = { F16, 1, 0 },
+	[QTYPE_BF16] = { BF16, 1, 0 },   [QTYPE_F64] = { F64, 1, 0 },
+	[QTYPE_Q4_0] = { F16, 1, 0 },    [QTYPE_Q4_1] = { F16, 2, 0 },
+	[QTYPE_Q5_0] = { F16, 1, 0 },    [QTYPE_Q5_1] = { F16, 2, 0 },
+	[QTYPE_Q8_0] = { F16, 1, 0 },    [QTYPE_Q8_1] = { F16, 2, 0 },
+	[QTYPE_Q2_K] = { F16, 2, 80 },   [QTYPE_Q3_K] = { F16, 1, 108 },
+	[QTYPE_Q4_K] = { F16, 2, 0 },    [QTYPE_Q5_K] = { F16, 2, 0 },
+	[QTYPE_Q6_K] = { F16, 1, 208 },  [QTYPE_Q8_K] = { F32, 1, 0 },
+	[QTYPE_IQ2_XXS] = { F16, 1, 0 }, [QTYPE_IQ2_XS] = { F16, 1, 0 },
+	[QTYPE_IQ2_S] = { F16, 1, 0 },   [QTYPE_IQ3_XXS] = { F16, 1, 0 },
+	[QTYPE_IQ3_S] = { F16, 1, 0 },   [QTYPE_IQ1_S] = { F16, 1, 0 },
+	[QTYPE_IQ1_M] = { IQ1M, 1, 48 }, [QTYPE_IQ4_NL] = { F16, 1, 0 },
+	[QTYPE_IQ4_XS] = { F16, 1, 0 },  [QTYPE_TQ1_0] = { F16, 1, 52 },
+	[QTYPE_TQ2_0] = { F16, 1, 64 },  [QTYPE_MXFP4] = { E8M0, 1, 0 },
+	[QTYPE_NVFP4] = { UE4M3, 4, 0 }, [QTYPE_Q1_0] = { F16, 1, 0 },
 	[QTYPE_Q2_0] = { F16, 1, 0 },
 };
 
-/* True when all exponent bits of some field in one of n blocks are set. One loop a kind, so that they vectorize. */
+/* True when all exponent bits of some field in one of n blocks are set. One loop a kind, so that
+ * they vectorize. */
 static bool any_bits(const uint8_t *p, size_t n, size_t stride, size_t width, uint64_t mask)
 {
 	bool found = false;
@@ -57,7 +64,8 @@ static bool any_bits(const uint8_t *p, size_t n, size_t stride, size_t width, ui
 	}
 	return found;
 }
-/* IQ1_M spreads the bits of one f16 over the high nibbles of four words; the exponent is in those of the last two. */
+/* IQ1_M spreads the bits of one f16 over the high nibbles of four words; the exponent is in those
+ * of the last two. */
 static bool any_iq1m(const uint8_t *p, size_t n, size_t stride)
 {
 	for (size_t i = 0; i < n; i++, p += stride)
@@ -78,7 +86,9 @@ static bool row_is_bad(enum qtype type, const uint8_t *row, size_t n_blocks)
 		case F16: found |= any_bits(row + 2 * i, n_blocks, stride, 2, 0x7c00); break;
 		case BF16: found |= any_bits(row + 2 * i, n_blocks, stride, 2, 0x7f80); break;
 		case F32: found |= any_bits(row + 4 * i, n_blocks, stride, 4, 0x7f800000); break;
-		case F64: found |= any_bits(row + 8 * i, n_blocks, stride, 8, 0x7ff0000000000000); break;
+		case F64:
+			found |= any_bits(row + 8 * i, n_blocks, stride, 8, 0x7ff0000000000000);
+			break;
 		case E8M0: found |= any_bits(row + i, n_blocks, stride, 1, 0xff); break;
 		case UE4M3: found |= any_bits(row + i, n_blocks, stride, 1, 0x7f); break;
 		case IQ1M: found |= any_iq1m(row, n_blocks, stride); break;
@@ -87,7 +97,8 @@ static bool row_is_bad(enum qtype type, const uint8_t *row, size_t n_blocks)
 	return found;
 }
 
-static int verify_tensor(const struct model *m, const struct tensor *t, const atomic_bool *cancel, struct err *err)
+static int verify_tensor(const struct model *m, const struct tensor *t, const atomic_bool *cancel,
+                         struct err *err)
 {
 	const uint8_t *p = weightmap_data(m->map) + t->offset;
 	uint64_t n_rows = t->n_elems / t->dim[0], row_bytes = t->n_bytes / n_rows;
@@ -98,8 +109,11 @@ static int verify_tensor(const struct model *m, const struct tensor *t, const at
 			return -ECANCELED;
 		if (!row_is_bad(t->type, p, t->dim[0] / qtype_table[t->type].block))
 			continue;
-		return err_set(err, -EBADMSG, "tensor '%s', row %" PRIu64 ": a %s is NaN or infinite; the file is damaged,"
-		               " fetch it again", str_escape(shown, sizeof(shown), t->name, strlen(t->name)), row,
+		return err_set(err, -EBADMSG,
+		               "tensor '%s', row %" PRIu64
+		               ": a %s is NaN or infinite; the file is damaged,"
+		               " fetch it again",
+		               str_escape(shown, sizeof(shown), t->name, strlen(t->name)), row,
 		               qtype_table[t->type].block == 1 ? "value" : "scale");
 	}
 	return 0;

@@ -1,8 +1,9 @@
 /* weights - the table of shapes, and the binding of tensors to slots by it.
  *
- * A slot's shape is a formula over the hyper-parameters; a tensor fits exactly or the model is refused, so that no
- * kernel ever gets a row that is shorter than it believes. Tensors that no slot asks for are left alone, except
- * biases: leaving one out would give wrong answers without a word. */
+ * A slot's shape is a formula over the hyper-parameters; a tensor fits exactly or the model is
+ * refused, so that no kernel ever gets a row that is shorter than it believes. Tensors that no slot
+ * asks for are left alone, except biases: leaving one out would give wrong answers without a
+ * word. */
 #include "model/weights.h"
 
 #include <errno.h>
@@ -25,13 +26,15 @@ static const struct shape global_shapes[SLOT_GLOBAL_COUNT] = {
 	[SLOT_OUTPUT] = { D_EMBD, D_VOCAB }, [SLOT_ROPE_FREQS] = { D_ROT_HALF, D_ONE },
 };
 static const struct shape layer_shapes[SLOT_LAYER_COUNT] = {
-	[SLOT_ATTN_NORM] = { D_EMBD, D_ONE }, [SLOT_ATTN_POST_NORM] = { D_EMBD, D_ONE },
-	[SLOT_ATTN_Q] = { D_EMBD, D_Q }, [SLOT_ATTN_Q_BIAS] = { D_Q, D_ONE }, [SLOT_ATTN_Q_NORM] = { D_HEAD, D_ONE },
-	[SLOT_ATTN_K] = { D_EMBD, D_KV }, [SLOT_ATTN_K_BIAS] = { D_KV, D_ONE }, [SLOT_ATTN_K_NORM] = { D_HEAD, D_ONE },
-	[SLOT_ATTN_V] = { D_EMBD, D_KV }, [SLOT_ATTN_V_BIAS] = { D_KV, D_ONE },
-	[SLOT_ATTN_OUT] = { D_Q, D_EMBD }, [SLOT_ATTN_OUT_BIAS] = { D_EMBD, D_ONE },
-	[SLOT_FFN_NORM] = { D_EMBD, D_ONE }, [SLOT_FFN_POST_NORM] = { D_EMBD, D_ONE },
-	[SLOT_FFN_GATE] = { D_EMBD, D_FF }, [SLOT_FFN_UP] = { D_EMBD, D_FF }, [SLOT_FFN_DOWN] = { D_FF, D_EMBD },
+	[SLOT_ATTN_NORM] = { D_EMBD, D_ONE },   [SLOT_ATTN_POST_NORM] = { D_EMBD, D_ONE },
+	[SLOT_ATTN_Q] = { D_EMBD, D_Q },        [SLOT_ATTN_Q_BIAS] = { D_Q, D_ONE },
+	[SLOT_ATTN_Q_NORM] = { D_HEAD, D_ONE }, [SLOT_ATTN_K] = { D_EMBD, D_KV },
+	[SLOT_ATTN_K_BIAS] = { D_KV, D_ONE },   [SLOT_ATTN_K_NORM] = { D_HEAD, D_ONE },
+	[SLOT_ATTN_V] = { D_EMBD, D_KV },       [SLOT_ATTN_V_BIAS] = { D_KV, D_ONE },
+	[SLOT_ATTN_OUT] = { D_Q, D_EMBD },      [SLOT_ATTN_OUT_BIAS] = { D_EMBD, D_ONE },
+	[SLOT_FFN_NORM] = { D_EMBD, D_ONE },    [SLOT_FFN_POST_NORM] = { D_EMBD, D_ONE },
+	[SLOT_FFN_GATE] = { D_EMBD, D_FF },     [SLOT_FFN_UP] = { D_EMBD, D_FF },
+	[SLOT_FFN_DOWN] = { D_FF, D_EMBD },
 };
 
 struct binding {
@@ -55,7 +58,8 @@ static uint64_t dim_of(const struct hparams *hp, enum dim d)
 	return 0;
 }
 
-static int bind(struct binding *b, struct weight *w, const char *name, const struct shape *shape, bool optional)
+static int bind(struct binding *b, struct weight *w, const char *name, const struct shape *shape,
+                bool optional)
 {
 	struct model *m = b->m;
 	uint64_t n_in = dim_of(&m->hp, shape->in), n_out = dim_of(&m->hp, shape->out), row;
@@ -65,18 +69,25 @@ static int bind(struct binding *b, struct weight *w, const char *name, const str
 	if (!t)
 		return optional ? 0 : err_set(b->err, -EBADMSG, "tensor '%s' is missing", name);
 	if (t->dim[0] != n_in || t->dim[1] != n_out || t->dim[2] != 1 || t->dim[3] != 1)
-		return err_set(b->err, -EBADMSG, "tensor '%s' is of %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
-		               " elements, %" PRIu64 " x %" PRIu64 " are needed", name, t->dim[0], t->dim[1], t->dim[2],
-		               t->dim[3], n_in, n_out);
+		return err_set(b->err, -EBADMSG,
+		               "tensor '%s' is of %" PRIu64 " x %" PRIu64 " x %" PRIu64
+		               " x %" PRIu64 " elements, %" PRIu64 " x %" PRIu64 " are needed",
+		               name, t->dim[0], t->dim[1], t->dim[2], t->dim[3], n_in, n_out);
 	info = &qtype_table[t->type];
 	if (info->act == QACT_NONE || (n_out == 1 && info->act != QACT_F32))
-		return err_set(b->err, -ENOTSUP, "tensor '%s' has type %s, for which no kernel is built%s", name, info->name,
-		               info->act == QACT_NONE ? "" : " (vectors are floats)");
-	if (!qtype_row_bytes(t->type, n_in, &row) || t->offset + t->n_bytes > weightmap_size(m->map))
+		return err_set(b->err, -ENOTSUP,
+		               "tensor '%s' has type %s, for which no kernel is built%s", name,
+		               info->name, info->act == QACT_NONE ? "" : " (vectors are floats)");
+	if (!qtype_row_bytes(t->type, n_in, &row) ||
+	    t->offset + t->n_bytes > weightmap_size(m->map))
 		return err_set(b->err, -EBADMSG, "tensor '%s' lies outside the file", name);
 	*w = (struct weight){
-		.data = weightmap_data(m->map) + t->offset, .type = t->type, .n_in = n_in, .n_out = n_out,
-		.row_bytes = row, .tensor = t,
+		.data = weightmap_data(m->map) + t->offset,
+		.type = t->type,
+		.n_in = n_in,
+		.n_out = n_out,
+		.row_bytes = row,
+		.tensor = t,
 	};
 	b->used[t - m->gguf->tensors] = true;
 	return 0;
@@ -108,13 +119,13 @@ static int check_rope_freqs(const struct binding *b)
 	if (!w->data)
 		return 0;
 	if (w->type != QTYPE_F32)
-		return err_set(b->err, -ENOTSUP, "tensor '%s' has type %s, F32 is needed", w->tensor->name,
-		               qtype_name(w->type));
+		return err_set(b->err, -ENOTSUP, "tensor '%s' has type %s, F32 is needed",
+		               w->tensor->name, qtype_name(w->type));
 	for (uint64_t i = 0; i < w->n_in; i++) {
 		memcpy(&f, w->data + i * sizeof(f), sizeof(f));
 		if (!(f > 0.0f && isfinite(f)))
-			return err_set(b->err, -EBADMSG, "tensor '%s': factor %" PRIu64 " is %g", w->tensor->name, i,
-			               (double)f);
+			return err_set(b->err, -EBADMSG, "tensor '%s': factor %" PRIu64 " is %g",
+			               w->tensor->name, i, (double)f);
 	}
 	return 0;
 }
@@ -130,9 +141,11 @@ static int check_unused(const struct binding *b)
 			continue;
 		str_escape(shown, sizeof(shown), name, strlen(name));
 		if (dot && strcmp(dot, ".bias") == 0)
-			return err_set(b->err, -ENOTSUP, "tensor '%s': %s models with this bias are not supported", shown,
-			               b->m->architecture);
-		log_msg(LOG_L_DEBUG, "tensor '%s' is not used by architecture %s", shown, b->m->architecture);
+			return err_set(b->err, -ENOTSUP,
+			               "tensor '%s': %s models with this bias are not supported",
+			               shown, b->m->architecture);
+		log_msg(LOG_L_DEBUG, "tensor '%s' is not used by architecture %s", shown,
+		        b->m->architecture);
 	}
 	return 0;
 }
@@ -140,7 +153,8 @@ static int check_unused(const struct binding *b)
 static void sum_up(struct model *m)
 {
 	const struct weight *embd = &m->w[SLOT_TOKEN_EMBD];
-	uint64_t read = embd->row_bytes;        /* of the embedding: one row; the output matrix counts below */
+	/* of the embedding: one row; the output matrix counts below */
+	uint64_t read = embd->row_bytes;
 
 	for (size_t i = 0; i < m->gguf->n_tensors; i++) {
 		m->n_params += m->gguf->tensors[i].n_elems;
@@ -163,7 +177,8 @@ int weights_bind(struct model *m, struct err *err)
 
 	m->layers = mem_allocn(m->hp.n_layer, sizeof(*m->layers));
 	if (!used || !m->layers)
-		return err_set(err, -ENOMEM, "not enough memory for %" PRIu32 " layers", m->hp.n_layer);
+		return err_set(err, -ENOMEM, "not enough memory for %" PRIu32 " layers",
+		               m->hp.n_layer);
 	for (const struct slot_row *row = m->family->globals; row->name; row++) {
 		r = bind(&b, &m->w[row->slot], row->name, &global_shapes[row->slot], row->optional);
 		if (r < 0)

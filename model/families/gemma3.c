@@ -1,6 +1,7 @@
-/* gemma3 - Gemma 3, text part. Norms before and after each block and on Q and K (files hold 1 + w, nothing is added
- * here); five layers with a sliding window and a rotation of their own, then a global one. The 27B (62 layers) scales
- * its scores by the embedding's share of a head instead of by the head. */
+/* gemma3 - Gemma 3, text part. Norms before and after each block and on Q and K (files hold 1 + w,
+ * nothing is added here); five layers with a sliding window and a rotation of their own, then a
+ * global one. The 27B (62 layers) scales its scores by the embedding's share of a head instead of
+ * by the head. */
 #include "model/families/families.h"
 
 static const struct slot_row globals[] = {
@@ -26,7 +27,15 @@ static const struct slot_row layers[] = {
 	{ 0 },
 };
 const struct family family_gemma3 = {
-	.name = "gemma3", .norm = NORM_RMS, .ffn = FFN_GELU_GATED, .rope = ROPE_NEOX,
-	.embd_sqrt = true, .window = true, .window_period = 6, .rope_base_local = 10000.0f, .scale_by_embd_layers = 62,
-	.globals = globals, .layers = layers,
+	.name = "gemma3",
+	.norm = NORM_RMS,
+	.ffn = FFN_GELU_GATED,
+	.rope = ROPE_NEOX,
+	.embd_sqrt = true,
+	.window = true,
+	.window_period = 6,
+	.rope_base_local = 10000.0f,
+	.scale_by_embd_layers = 62,
+	.globals = globals,
+	.layers = layers,
 };

@@ -1,5 +1,6 @@
-/* llama - Llama 1 to 3, Mistral 7B, SmolLM and what else is converted as "llama". Q and K rows are stored permuted, so
- * that rotation pairs neighbours. Llama 3.1 and later bring their position scaling as factors in rope_freqs. */
+/* llama - Llama 1 to 3, Mistral 7B, SmolLM and what else is converted as "llama". Q and K rows are
+ * stored permuted, so that rotation pairs neighbours. Llama 3.1 and later bring their position
+ * scaling as factors in rope_freqs. */
 #include "model/families/families.h"
 
 static const struct slot_row globals[] = {
