@@ -13,7 +13,8 @@ static int buf(struct act *a, void *ret, size_t n, size_t m, size_t size)
 	size_t bytes;
 	void *p;
 
-	if (mul_overflows(n, m, &bytes) || mul_overflows(bytes, size, &bytes) || bytes > SIZE_MAX / 2)
+	if (mul_overflows(n, m, &bytes) || mul_overflows(bytes, size, &bytes) ||
+	    bytes > SIZE_MAX / 2)
 		return -ENOMEM;
 	bytes = align_up(MAX(bytes, (size_t)1), 64);
 	p = mem_aligned(64, bytes);
@@ -24,7 +25,8 @@ static int buf(struct act *a, void *ret, size_t n, size_t m, size_t size)
 	return 0;
 }
 
-static int thread_init(struct act *a, struct act_thread *t, const struct hparams *hp, const struct act_shape *s)
+static int thread_init(struct act *a, struct act_thread *t, const struct hparams *hp,
+                       const struct act_shape *s)
 {
 	size_t n_q = (size_t)s->block * (hp->n_head / hp->n_head_kv);
 	int r = buf(a, &t->scratch, MAX(KERNELS_SCRATCH(s->max_in), (size_t)ATTN_SCRATCH), 1, 1);
@@ -67,13 +69,17 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 	};
 	int r = 0;
 
-	*a = (struct act){ .n_embd = hp->n_embd, .n_att = (size_t)hp->n_head * hp->head_dim,
-		.n_kv = (size_t)hp->n_head_kv * hp->head_dim, .n_ff = hp->n_ff, .n_vocab = hp->n_vocab,
-		.n_rot = hp->n_rot };
+	*a = (struct act){ .n_embd = hp->n_embd,
+		           .n_att = (size_t)hp->n_head * hp->head_dim,
+		           .n_kv = (size_t)hp->n_head_kv * hp->head_dim,
+		           .n_ff = hp->n_ff,
+		           .n_vocab = hp->n_vocab,
+		           .n_rot = hp->n_rot };
 	for (size_t i = 0; i < ARRAY_SIZE(floats) && r == 0; i++)
 		r = buf(a, floats[i].ret, floats[i].n, floats[i].m, sizeof(float));
 	if (r == 0)
-		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows), 1, 1);
+		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows),
+		        1, 1);
 	if (r < 0)
 		return r;
 	a->threads = mem_allocn(s->threads, sizeof(*a->threads));

@@ -7,24 +7,29 @@
 
 struct act_shape {
 	uint32_t max_rows, max_logits, threads;
-	uint32_t block, max_parts;      /* tokens of an attention task; partial states of split tokens */
+	/* tokens of an attention task; partial states of split tokens */
+	uint32_t block, max_parts;
 	size_t max_in;                  /* widest input of a matrix */
 };
 enum { ACT_PAIRS = 64 << 10 };          /* floats */
 struct act_thread {                     /* scratch of one pool thread */
 	void *scratch;                  /* for mm and attn_page */
-	float *pairs;                   /* [ACT_PAIRS]: products of prompt rows before both halves are added */
-	float *m[2], *l[2], *acc[2];    /* states of block * group queries: the merged one and a segment's */
+	/* [ACT_PAIRS]: products of prompt rows before both halves are added */
+	float *pairs;
+	/* states of block * group queries: the merged one and a segment's */
+	float *m[2], *l[2], *acc[2];
 	uint8_t *lo, *hi;
 };
 struct act {
 	size_t n_embd, n_att, n_kv, n_ff, n_vocab, n_rot;      /* floats of a row */
 	float *h, *x, *y;               /* [row][n_embd] */
-	float *q;                       /* [kv head][max_rows][group][head_dim]: a KV head's queries lie together */
+	/* [kv head][max_rows][group][head_dim]: a KV head's queries lie together */
+	float *q;
 	float *k, *v;                   /* [row][n_kv] */
 	float *att;                     /* [row][n_att] */
 	float *gate, *up;               /* [row][n_ff] */
-	float *cs, *cs_local;           /* [row][n_rot]: cos, sin pairs of global and windowed layers */
+	/* [row][n_rot]: cos, sin pairs of global and windowed layers */
+	float *cs, *cs_local;
 	float *logits;                  /* [max_logits][n_vocab] */
 	float *part_m, *part_l;         /* [part][n_head] */
 	float *part_acc;                /* [part][n_att] */

@@ -2,17 +2,20 @@
  *
  * Invariants:
  * 1. Slices with no live rows are not in `slices`; row0 of each is the sum of n of those before it.
- * 2. Partials are numbered within a step and kind of layer, less than max_parts; a single token whose segments find no
- *    room there is walked by one task instead, with the same result. */
+ * 2. Partials are numbered within a step and kind of layer, less than max_parts; a single token
+ *    whose segments find no room there is walked by one task instead, with the same result. */
 #include "engine/batch.h"
 
 #include <errno.h>
 #include "base/mem.h"
 #include "base/num.h"
 
-int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t window, uint32_t block)
+int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t window,
+               uint32_t block)
 {
-	*b = (struct batch){ .max_rows = max_rows, .max_parts = max_parts, .window = window, .block = block };
+	*b = (struct batch){
+		.max_rows = max_rows, .max_parts = max_parts, .window = window, .block = block
+	};
 	b->slices = mem_allocn(max_rows, sizeof(*b->slices));
 	b->pos = mem_allocn(max_rows, sizeof(*b->pos));
 	b->token = mem_allocn(max_rows, sizeof(*b->token));
@@ -51,7 +54,8 @@ uint64_t batch_bytes(const struct batch *b)
 }
 
 /* One token, one task a segment. False when the partials have no room. */
-static bool split_token(struct batch *b, struct attn_tasks *t, uint32_t *n_parts, struct attn_task task)
+static bool split_token(struct batch *b, struct attn_tasks *t, uint32_t *n_parts,
+                        struct attn_task task)
 {
 	uint32_t n = task.seg1 - task.seg0;
 
@@ -86,7 +90,9 @@ static void make_tasks(struct batch *b, bool windowed)
 		for (uint32_t end = s->n; end > 0;) {
 			uint32_t n = (end - 1) % b->block + 1;
 			uint32_t off = end - n;
-			struct attn_task task = { .slice = i, .row = s->row0 + off, .n = n, .pos = s->pos0 + off };
+			struct attn_task task = {
+				.slice = i, .row = s->row0 + off, .n = n, .pos = s->pos0 + off
+			};
 
 			task.seg0 = batch_first_seen(b, windowed, task.pos) / SEG_POSITIONS;
 			task.seg1 = (task.pos + n - 1) / SEG_POSITIONS + 1;
@@ -135,7 +141,8 @@ void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices)
 }
 
 /* Keep the last n[i] rows of slice i, as told by keep(). */
-static void compact(struct batch *b, uint32_t (*keep)(const struct batch_slice *s), batch_move_fn move, void *arg)
+static void compact(struct batch *b, uint32_t (*keep)(const struct batch_slice *s),
+                    batch_move_fn move, void *arg)
 {
 	uint32_t n_slices = 0, n_rows = 0;
 
@@ -154,7 +161,8 @@ static void compact(struct batch *b, uint32_t (*keep)(const struct batch_slice *
 			move(arg, dst, src);
 		}
 		if (n > 0)
-			b->slices[n_slices++] = (struct batch_slice){ s.s, n_rows, n, s.pos0 + skip };
+			b->slices[n_slices++] = (struct batch_slice){ s.s, n_rows, n,
+				                                      s.pos0 + skip };
 		n_rows += n;
 	}
 	b->n_slices = n_slices;

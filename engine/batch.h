@@ -1,8 +1,10 @@
-/* batch - the rows of one step: which sequence and position each row is, and how attention is cut into tasks.
+/* batch - the rows of one step: which sequence and position each row is, and how attention is cut
+ * into tasks.
  *
- * Rows of a slice are consecutive; slices keep the caller's order. Attention is a fold over segments of SEG_PAGES pages
- * whose bounds are fixed by position, each from a fresh state, merged in ascending order: the same arithmetic whether
- * one task walks all segments of a block of tokens or each segment is a task of its own (`split`, for single tokens). */
+ * Rows of a slice are consecutive; slices keep the caller's order. Attention is a fold over
+ * segments of SEG_PAGES pages whose bounds are fixed by position, each from a fresh state, merged
+ * in ascending order: the same arithmetic whether one task walks all segments of a block of tokens
+ * or each segment is a task of its own (`split`, for single tokens). */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,9 +20,11 @@ struct batch_slice {
 	uint32_t row0, n, pos0;         /* live rows; pos0 is the position of row0 */
 };
 struct attn_task {
-	uint32_t slice, row, n, pos;    /* tokens at rows [row, row + n), the first at position pos */
+	/* tokens at rows [row, row + n), the first at position pos */
+	uint32_t slice, row, n, pos;
 	uint32_t seg0, seg1;            /* segments [seg0, seg1) */
-	bool split;                     /* state goes to partial `part`, else the task finishes its rows */
+	/* state goes to partial `part`, else the task finishes its rows */
+	bool split;
 	uint32_t part;
 };
 struct attn_split {                     /* partials of a row; n = 0: its task finished it */
@@ -35,20 +39,23 @@ struct attn_tasks {
 struct batch {
 	struct batch_slice *slices;
 	uint32_t *pos, *token;          /* one a row */
-	uint32_t *q;                    /* [n_rows + 1]: first row of each in struct q16; a prompt row has two there */
+	/* [n_rows + 1]: first row of each in struct q16; a prompt row has two there */
+	uint32_t *q;
 	uint32_t n_slices, n_rows;
 	uint32_t max_rows, max_parts;
 	uint32_t window, block;         /* of windowed layers; tokens of an attention task */
 	struct attn_tasks tasks[2];     /* [windowed] */
 };
-int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t window, uint32_t block);
+int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t window,
+               uint32_t block);
 void batch_deinit(struct batch *b);             /* accepts a zeroed batch */
 uint64_t batch_bytes(const struct batch *b);
 /* Lay out the slices; sum of n <= max_rows (the caller checked). */
 void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices);
 /* Rows dst and src (dst < src) of every array: row src becomes row dst. */
 typedef void (*batch_move_fn)(void *arg, uint32_t dst, uint32_t src);
-/* Drop the slices whose cancel flag is set (marks them) and close the gaps. Returns the number dropped. */
+/* Drop the slices whose cancel flag is set (marks them) and close the gaps. Returns the number
+ * dropped. */
 uint32_t batch_drop_cancelled(struct batch *b, batch_move_fn move, void *arg);
 /* Keep only each slice's last n_logits rows. */
 void batch_keep_logits(struct batch *b, batch_move_fn move, void *arg);

@@ -1,8 +1,9 @@
-/* engine-impl - what engine.c (doors and thread), engine-lane.c (memory, models) and engine-step.c (steps) share.
+/* engine-impl - what engine.c (doors and thread), engine-lane.c (memory, models) and engine-step.c
+ * (steps) share.
  *
- * A lane is a loaded model with its executor, KV pages and admitted sequences. One budget covers the fixed buffers
- * and the pages of all lanes; pages are taken first come, first served, and given up by the youngest.
- * All of it is touched by the engine thread only, but for what is marked. */
+ * A lane is a loaded model with its executor, KV pages and admitted sequences. One budget covers
+ * the fixed buffers and the pages of all lanes; pages are taken first come, first served, and given
+ * up by the youngest. All of it is touched by the engine thread only, but for what is marked. */
 #pragma once
 #include <pthread.h>
 #include <semaphore.h>
@@ -17,7 +18,8 @@ struct lane {
 	struct model *model;            /* a reference */
 	struct exec *exec;
 	struct kv_pool *kv;
-	struct list seqs;               /* admitted, oldest first, parked ones included; request.link */
+	/* admitted, oldest first, parked ones included; request.link */
+	struct list seqs;
 	struct list reads;              /* REQUEST_READ; request.link */
 	uint32_t n_active;              /* of seqs: not parked */
 	uint32_t n_requests;            /* admitted and waiting */
@@ -49,7 +51,8 @@ struct engine {
 	pthread_t thread;
 	bool started;
 
-	pthread_mutex_t lock;           /* the shape of lanes: written by the engine thread, read by all */
+	/* the shape of lanes: written by the engine thread, read by all */
+	pthread_mutex_t lock;
 	struct list lanes;              /* the next to have a turn comes first */
 
 	struct sched sched;
@@ -65,20 +68,25 @@ struct engine {
 
 /* engine-lane.c */
 uint64_t budget_default(void);
-struct lane *lane_find(struct engine *e, const struct model *m);        /* engine thread, or under the lock */
-int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err);    /* makes it when missing */
+/* engine thread, or under the lock */
+struct lane *lane_find(struct engine *e, const struct model *m);
+/* makes it when missing */
+int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err);
 void lane_drop(struct engine *e, struct lane *l);
-/* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any thread. */
+/* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any
+ * thread. */
 uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page);
 void lane_publish(struct engine *e, struct lane *l);
 void engine_park(struct engine *e, struct request_state *s, size_t room);
 void engine_unpark(struct engine *e, struct request_state *s);
-/* Room for n_pos positions of s; younger or parked sequences of any lane lose their pages for it if they must.
- * 0, KV_E_FULL when s itself had to go back to waiting, -ENOSPC, -ENOMEM. */
+/* Room for n_pos positions of s; younger or parked sequences of any lane lose their pages for it if
+ * they must. 0, KV_E_FULL when s itself had to go back to waiting, -ENOSPC, -ENOMEM. */
 int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos);
-void engine_admit(struct engine *e);            /* waiting requests to their lanes, as far as slots and pages go */
+/* waiting requests to their lanes, as far as slots and pages go */
+void engine_admit(struct engine *e);
 /* The end of a request: last call of its sink, everything freed. err: for FINISH_ERROR. */
-void engine_finish(struct engine *e, struct request_state *s, enum finish finish, const struct err *err);
+void engine_finish(struct engine *e, struct request_state *s, enum finish finish,
+                   const struct err *err);
 
 /* engine-step.c */
 bool lane_turn(struct engine *e, struct lane *l);       /* one step, if there is one to do */

@@ -1,10 +1,10 @@
 /* engine-lane - memory and places: the budget, lanes, who gets pages and who gives them back.
  *
  * Invariants:
- * 1. fixed buffers + used pages of all lanes <= budget. Free pages that a lane still holds memory for are given back
- *    to the system as soon as held memory would pass the budget.
- * 2. A request's pages at its limit fit beside all fixed buffers (checked when it arrives and before a lane is
- *    made), so the oldest can always go on once the younger have gone.
+ * 1. fixed buffers + used pages of all lanes <= budget. Free pages that a lane still holds memory
+ *    for are given back to the system as soon as held memory would pass the budget.
+ * 2. A request's pages at its limit fit beside all fixed buffers (checked when it arrives and
+ *    before a lane is made), so the oldest can always go on once the younger have gone.
  * 3. lane.seqs is ordered by age; a sequence in it has kv, one in engine.waiting has none. */
 #include <errno.h>
 #include <fcntl.h>
@@ -143,17 +143,21 @@ static uint64_t promised_bytes(const struct engine *e)
 	return most;
 }
 
-static int check_fixed(const struct engine *e, const struct model *m, uint64_t fixed, uint64_t page, struct err *err)
+static int check_fixed(const struct engine *e, const struct model *m, uint64_t fixed, uint64_t page,
+                       struct err *err)
 {
-	uint64_t taken = fixed_total(e) + promised_bytes(e), left = e->c.budget > taken ? e->c.budget - taken : 0;
+	uint64_t taken = fixed_total(e) + promised_bytes(e),
+		 left = e->c.budget > taken ? e->c.budget - taken : 0;
 	char label[MODEL_LABEL_MAX];
 
 	if (fixed <= left && page <= left - fixed)
 		return 0;
-	return err_set(err, -ENOSPC, "model %s needs %llu MiB of buffers, the engine's budget of %llu MiB has %llu MiB "
-	               "left: raise the budget or unload another model", model_label(m, label),
-	               (unsigned long long)((fixed + page) >> 20), (unsigned long long)(e->c.budget >> 20),
-	               (unsigned long long)(left >> 20));
+	return err_set(
+		err, -ENOSPC,
+		"model %s needs %llu MiB of buffers, the engine's budget of %llu MiB has %llu MiB "
+		"left: raise the budget or unload another model",
+		model_label(m, label), (unsigned long long)((fixed + page) >> 20),
+		(unsigned long long)(e->c.budget >> 20), (unsigned long long)(left >> 20));
 }
 
 static struct lane *lane_free(struct lane *l)
@@ -186,7 +190,8 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 	list_init(&l->reads);
 	l->model = model_ref(m);
 	pace_init(&l->pace, &m->hp);
-	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits, err);
+	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits,
+	             err);
 	if (r < 0)
 		return err_set(err, r, "no memory for the buffers of another model");
 	l->fixed = exec_bytes(l->exec);
@@ -208,8 +213,11 @@ int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *e
 	int r;
 
 	if (l && (l->poisoned || model_poisoned(m)))
-		return err_set(err, -EIO, "the file of model %s could not be read while computing (truncated?): unload "
-		               "and load it again", model_label(m, label));
+		return err_set(
+			err, -EIO,
+			"the file of model %s could not be read while computing (truncated?): "
+			"unload and load it again",
+			model_label(m, label));
 	if (!l) {
 		r = lane_new(e, m, &l, err);
 		if (r < 0)
@@ -255,7 +263,8 @@ void engine_unpark(struct engine *e, struct request_state *s)
 		s->lane->n_active++;
 }
 
-/* Back to waiting without pages; its tokens stay, and are computed again after its next admission. */
+/* Back to waiting without pages; its tokens stay, and are computed again after its next
+ * admission. */
 static void preempt(struct engine *e, struct request_state *s)
 {
 	if (!s->sched.parked)
@@ -269,8 +278,10 @@ static void preempt(struct engine *e, struct request_state *s)
 	atomic_fetch_add_explicit(&e->preemptions, 1, memory_order_relaxed);
 }
 
-/* The first to lose its pages among those that are parked or younger than s (all, when s is NULL: parked only). */
-static struct request_state *find_victim(struct engine *e, const struct request_state *s, bool *ret_others)
+/* The first to lose its pages among those that are parked or younger than s (all, when s is NULL:
+ * parked only). */
+static struct request_state *find_victim(struct engine *e, const struct request_state *s,
+                                         bool *ret_others)
 {
 	struct request_state *best = NULL;
 
@@ -382,8 +393,8 @@ static bool free_from_parked(struct engine *e, uint64_t need)
 	return true;
 }
 
-/* Every running sequence may want a page before the new one has got anywhere: leave it to them, or the newcomer
- * would be preempted at once. */
+/* Every running sequence may want a page before the new one has got anywhere: leave it to them, or
+ * the newcomer would be preempted at once. */
 static uint64_t headroom(const struct engine *e)
 {
 	uint64_t sum = 0;
@@ -432,7 +443,8 @@ void engine_admit(struct engine *e)
 {
 	struct request_state *s;
 
-	/* The first that does not fit stops the rest: a large request is not overtaken for ever by small ones. */
+	/* The first that does not fit stops the rest: a large request is not overtaken for ever by
+	 * small ones. */
 	while ((s = next_waiting(e))) {
 		struct err err = { 0 };
 		int r = admit_pages(e, s);

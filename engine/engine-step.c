@@ -1,11 +1,12 @@
 /* engine-step - one step of one lane: choose rows, compute, use their logits.
  *
- * Decode rows come first, one for every running sequence (at most max_seqs, in turns beyond that), then prompt tokens
- * in small portions by sched's shares until the chunk is full.
+ * Decode rows come first, one for every running sequence (at most max_seqs, in turns beyond that),
+ * then prompt tokens in small portions by sched's shares until the chunk is full.
  * Invariants:
  * 1. Pages and output room are there before a row is chosen; nothing waits after exec_step.
- * 2. Only step_choose_* and the use of rows end or preempt requests; between choosing pages and building slices no
- *    request goes away unseen (its place in engine.rows becomes NULL, or its kv does).
+ * 2. Only step_choose_* and the use of rows end or preempt requests; between choosing pages and
+ *    building slices no request goes away unseen (its place in engine.rows becomes NULL, or its kv
+ *    does).
  * 3. Chunk sizes follow the clock, results do not (exec.h). */
 #include <errno.h>
 #include <math.h>
@@ -14,9 +15,11 @@
 
 enum {
 	QUANTUM = 32,                   /* prompt tokens of one share */
-	CHUNK_LEAST = 8,                /* prompt tokens a step however slow the machine is, and while that is not known */
+	/* prompt tokens a step however slow the machine is, and while that is not known */
+	CHUNK_LEAST = 8,
 };
-static const double STEP_TARGET_S = 0.1;        /* steps between two tokens of others take about this long */
+/* steps between two tokens of others take about this long */
+static const double STEP_TARGET_S = 0.1;
 
 struct step {
 	uint32_t n_slices, n_decode, n_prompt, n_logits;
@@ -73,7 +76,8 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 /* Up to max_seqs decode rows with pages, oldest first, into engine.rows. */
 static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 {
-	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), i = 0, n = 0, skip = 0;
+	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), i = 0, n = 0,
+		 skip = 0;
 
 	if (ready > take) {
 		skip = l->rotate % ready;
@@ -105,7 +109,8 @@ static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 	st->n_logits = st->n_decode;
 }
 
-/* Take up to n more prompt tokens of s into the step. Returns how many; 0 closes it for this step. */
+/* Take up to n more prompt tokens of s into the step. Returns how many; 0 closes it for this
+ * step. */
 static uint32_t grant_more(struct engine *e, struct step *st, struct request_state *s, uint32_t n)
 {
 	uint32_t have = seq_logits(s, s->grant), rows, excess;
@@ -125,7 +130,8 @@ static uint32_t grant_more(struct engine *e, struct step *st, struct request_sta
 		if (n == 0 && s->grant == 0)
 			engine_park(e, s, seq_room(s, 1));
 		else if (rows == 0 && have > 0)
-			has_room(s, have);      /* the last answer counts: renew the one for the rows taken before */
+			/* the last answer counts: renew the one for the rows taken before */
+			has_room(s, have);
 	}
 	st->n_logits += rows;
 	s->grant += n;
@@ -165,10 +171,12 @@ static double prompt_budget(const struct engine *e, const struct lane *l)
 /* Work of the next prompt row of s in this step. */
 static double next_work(const struct lane *l, const struct request_state *s)
 {
-	return pace_row(&l->pace, s->n_done + s->grant, seq_logits(s, s->grant + 1) > seq_logits(s, s->grant));
+	return pace_row(&l->pace, s->n_done + s->grant,
+	                seq_logits(s, s->grant + 1) > seq_logits(s, s->grant));
 }
 
-/* How many prompt tokens of s go next: a quantum, or what is left of the chunk and of the budget. */
+/* How many prompt tokens of s go next: a quantum, or what is left of the chunk and of the
+ * budget. */
 static uint32_t portion(const struct engine *e, const struct lane *l, const struct step *st,
                         const struct request_state *s, double budget)
 {
@@ -193,7 +201,8 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 		list_for(&l->seqs, it) {
 			struct request_state *s = link_seq(it);
 
-			if (!s->closed && sched_prompt_before(&s->sched, best ? &best->sched : NULL))
+			if (!s->closed &&
+			    sched_prompt_before(&s->sched, best ? &best->sched : NULL))
 				best = s;
 		}
 		if (!best)
@@ -226,9 +235,13 @@ static void build_slices(struct engine *e, const struct step *st)
 		if (s->t_start == 0)
 			s->t_start = now;
 		e->slices[i] = (struct exec_slice){
-			.kv = s->kv, .tokens = s->r->tokens + s->n_done, .n = s->grant, .pos0 = s->n_done,
+			.kv = s->kv,
+			.tokens = s->r->tokens + s->n_done,
+			.n = s->grant,
+			.pos0 = s->n_done,
 			.path = s->n_done < s->n_path ? PATH_PROMPT : PATH_DECODE,
-			.n_logits = seq_logits(s, s->grant), .cancel = &s->r->cancel,
+			.n_logits = seq_logits(s, s->grant),
+			.cancel = &s->r->cancel,
 		};
 	}
 }
@@ -270,7 +283,8 @@ static uint32_t collect_jobs(struct engine *e, const struct step *st, const floa
 }
 
 /* Hand the rows of one sequence to it, in order. */
-static void use_rows(struct engine *e, struct request_state *s, const struct row_job *jobs, uint32_t n)
+static void use_rows(struct engine *e, struct request_state *s, const struct row_job *jobs,
+                     uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		enum finish finish;
@@ -283,8 +297,11 @@ static void use_rows(struct engine *e, struct request_state *s, const struct row
 		if (r == SEQ_E_END)
 			engine_finish(e, s, finish, NULL);
 		else
-			fail(e, s, r, r == -EBADMSG ? "the computed logits are not numbers; check the file with verify" :
-			     "no memory for the generated text");
+			fail(e, s, r,
+			     r == -EBADMSG
+			             ? "the computed logits are not numbers; check the file with "
+			               "verify"
+			             : "no memory for the generated text");
 		return;
 	}
 }
@@ -311,7 +328,8 @@ static void use_step(struct engine *e, const struct step *st, const float *logit
 /* The model's file failed under it: nothing of this lane can be trusted or go on. */
 static void poison(struct engine *e, struct lane *l, int code)
 {
-	static const char what[] = "its file could not be read while computing (truncated?): unload and load it again";
+	static const char what[] =
+		"its file could not be read while computing (truncated?): unload and load it again";
 
 	l->poisoned = true;
 	list_for_safe(&l->seqs, it)
@@ -323,7 +341,8 @@ static void poison(struct engine *e, struct lane *l, int code)
 			fail(e, link_seq(it), code, what);
 }
 
-static void step_failed(struct engine *e, struct lane *l, const struct step *st, int code, const struct err *err)
+static void step_failed(struct engine *e, struct lane *l, const struct step *st, int code,
+                        const struct err *err)
 {
 	if (code == -EIO) {
 		poison(e, l, code);
@@ -333,7 +352,8 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 		if (code == -ECANCELED || e->slices[i].cancelled)
 			engine_finish(e, e->rows[i], FINISH_CANCELLED, NULL);
 		else
-			fail(e, e->rows[i], code, err->text[0] ? err->text : "the step could not be computed");
+			fail(e, e->rows[i], code,
+			     err->text[0] ? err->text : "the step could not be computed");
 }
 
 /* Few prompt rows beside much else say nothing about what one takes. */

@@ -1,10 +1,11 @@
 /* engine - doors and the thread. See engine-lane.c for memory, engine-step.c for steps.
  *
  * Invariants:
- * 1. Everything but the inbox, the flags beside it, the published counters and the shape of the list of lanes
- *    belongs to the engine thread. e->lock is held for a walk over that list, never while something is computed.
- * 2. The thread sleeps in mbox_wait without timeout when no lane has a step to do: whoever changes what a sequence
- *    waits for sends a message.
+ * 1. Everything but the inbox, the flags beside it, the published counters and the shape of the
+ *    list of lanes belongs to the engine thread. e->lock is held for a walk over that list, never
+ *    while something is computed.
+ * 2. The thread sleeps in mbox_wait without timeout when no lane has a step to do: whoever changes
+ *    what a sequence waits for sends a message.
  * 3. A request accepted by engine_submit gets exactly one sink.done. */
 #include "engine/engine.h"
 #include <errno.h>
@@ -57,7 +58,8 @@ static void publish(struct engine *e)
 	atomic_store_explicit(&e->used, used, memory_order_relaxed);
 }
 
-void engine_finish(struct engine *e, struct request_state *s, enum finish finish, const struct err *err)
+void engine_finish(struct engine *e, struct request_state *s, enum finish finish,
+                   const struct err *err)
 {
 	struct request *r = s->r;
 	struct request_result result;
@@ -77,7 +79,8 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 		result.code = err->code;
 	}
 	r->sink.done(r->user, &result);
-	/* A cancel that ended it was read relaxed; its writer's access comes before the memory goes. */
+	/* A cancel that ended it was read relaxed; its writer's access comes before the memory
+	 * goes. */
 	(void)atomic_load_explicit(&r->cancel, memory_order_acquire);
 	request_free(r);
 }
@@ -98,9 +101,12 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 	/* Checked by engine_submit already, but another model may have been prepared since. */
 	room = budget_for_pages(e, r->model, &page);
 	if ((uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) > room / page)
-		return err_set(err, -ENOSPC, "the request may need %llu MiB of KV pages, the engine's budget has %llu MiB",
-		               (unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
-		               (unsigned long long)(room >> 20));
+		return err_set(
+			err, -ENOSPC,
+			"the request may need %llu MiB of KV pages, the engine's budget has %llu "
+			"MiB",
+			(unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
+			(unsigned long long)(room >> 20));
 	list_append(r->kind == REQUEST_READ ? &s->lane->reads : &e->waiting, &r->link);
 	return 0;
 }
@@ -129,7 +135,8 @@ static void look_again(struct engine *e, struct list *head)
 
 static void on_wake(struct engine *e)
 {
-	/* First the flag, then the look: a wake that comes during the look sends another message. */
+	/* First the flag, then the look: a wake that comes during the look sends another
+	 * message. */
 	atomic_store(&e->wake_pending, false);
 	look_again(e, &e->waiting);
 	list_for(&e->lanes, it) {
@@ -250,14 +257,16 @@ static int config_check(struct engine_config *c, struct err *err)
 	if (c->max_seqs == 0)
 		c->max_seqs = DEFAULT_SEQS;
 	if (c->chunk > CONFIG_MAX || c->max_seqs > CONFIG_MAX || c->threads > CONFIG_MAX)
-		return err_set(err, -EINVAL, "engine: chunk %u, max_seqs %u, threads %u: each may be at most %d", c->chunk,
-		               c->max_seqs, c->threads, CONFIG_MAX);
+		return err_set(err, -EINVAL,
+		               "engine: chunk %u, max_seqs %u, threads %u: each may be at most %d",
+		               c->chunk, c->max_seqs, c->threads, CONFIG_MAX);
 	if (c->budget == 0)
 		c->budget = budget_default();
 	return 0;
 }
 
-/* Signals go to the caller's threads, but for those that an access to the weights raises (see the weight map). */
+/* Signals go to the caller's threads, but for those that an access to the weights raises (see the
+ * weight map). */
 static int start_thread(struct engine *e)
 {
 	sigset_t most, old;
@@ -274,7 +283,8 @@ static int start_thread(struct engine *e)
 	return -r;
 }
 
-int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k, struct err *err)
+int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k,
+               struct err *err)
 {
 	struct engine *e = mem_alloc(sizeof(*e));
 	uint32_t n;
@@ -363,14 +373,17 @@ static int check_size(struct engine *e, const struct request *r, uint32_t *ret_o
 		return 0;
 	}
 	if ((uint64_t)r->n_tokens + more > train)
-		return err_set(err, -E2BIG, "prompt has %u tokens, context of model %s holds %u%s", r->n_tokens,
-		               model_label(r->model, label), train, hint);
+		return err_set(err, -E2BIG, "prompt has %u tokens, context of model %s holds %u%s",
+		               r->n_tokens, model_label(r->model, label), train, hint);
 	if (r->n_tokens + more > have) {
 		room = budget_for_pages(e, r->model, &page);
-		return err_set(err, -ENOSPC, "prompt has %u tokens and needs %llu KiB of KV pages, the engine's budget has "
-		               "%llu KiB for model %s, enough for %u tokens%s", r->n_tokens,
-		               (unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
-		               (unsigned long long)(room >> 10), model_label(r->model, label), have, hint);
+		return err_set(
+			err, -ENOSPC,
+			"prompt has %u tokens and needs %llu KiB of KV pages, the engine's budget "
+			"has %llu KiB for model %s, enough for %u tokens%s",
+			r->n_tokens,
+			(unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
+			(unsigned long long)(room >> 10), model_label(r->model, label), have, hint);
 	}
 	*ret_out = have - r->n_tokens;
 	if (r->max_tokens > 0)

@@ -1,8 +1,9 @@
 /* engine - the compute thread: scheduler, batches, sequences of all loaded models.
  *
- * One thread owns all sequences; everybody else talks to it through its inbox. Each turn: take the inbox; decode rows
- * first, then prompt tokens within the step's budget, round robin over (uid, client) with deficit; run one step per model;
- * sample; hand to sinks. It sleeps without wake-ups when there is nothing to do. */
+ * One thread owns all sequences; everybody else talks to it through its inbox. Each turn: take the
+ * inbox; decode rows first, then prompt tokens within the step's budget, round robin over (uid,
+ * client) with deficit; run one step per model; sample; hand to sinks. It sleeps without wake-ups
+ * when there is nothing to do. */
 #pragma once
 #include "base/err.h"
 #include "engine/request.h"
@@ -11,21 +12,28 @@
 struct engine;
 struct engine_config {
 	uint32_t threads;               /* 0 = pool_default_threads() */
-	uint64_t budget;                /* bytes for KV pages and buffers of all models; 0 = half of total memory */
-	uint32_t chunk;                 /* prompt tokens a step, default 128: bounds the delay of other clients' tokens */
+	/* bytes for KV pages and buffers of all models; 0 = half of total memory */
+	uint64_t budget;
+	/* prompt tokens a step, default 128: bounds the delay of other clients' tokens */
+	uint32_t chunk;
 	uint32_t max_seqs;              /* sequences decoded together, default 64 */
 };
-int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k, struct err *err);
+int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k,
+               struct err *err);
 struct engine *engine_free(struct engine *e);           /* cancels what runs, joins the thread */
-/* Takes ownership of r in every case. Checks: ids, lengths against the context (-E2BIG with need and have), parameters
- * (-EINVAL), budget (-ENOSPC: could never fit). On error r is freed, no sink call was made. Any thread. */
+/* Takes ownership of r in every case. Checks: ids, lengths against the context (-E2BIG with need
+ * and have), parameters (-EINVAL), budget (-ENOSPC: could never fit). On error r is freed, no sink
+ * call was made. Any thread. */
 int engine_submit(struct engine *e, struct request *r, struct err *err);
-void engine_wake(struct engine *e);                     /* after r->cancel = true, or when a sink has room again */
+/* after r->cancel = true, or when a sink has room again */
+void engine_wake(struct engine *e);
 /* Context a request of this model may use: min(n_ctx_train, what the budget holds). */
 uint32_t engine_context(struct engine *e, const struct model *m);
-/* Forget a model's buffers (unload). Its requests must have ended. Asynchronous; drops the engine's reference. */
+/* Forget a model's buffers (unload). Its requests must have ended. Asynchronous; drops the engine's
+ * reference. */
 int engine_forget(struct engine *e, struct model *m);
-/* Build the executor and KV pool of a model ahead of its first request. Any thread; returns when done. */
+/* Build the executor and KV pool of a model ahead of its first request. Any thread; returns when
+ * done. */
 int engine_prepare(struct engine *e, struct model *m, struct err *err);
 
 struct engine_stats {                   /* a snapshot, never waits for compute */

@@ -1,10 +1,10 @@
-/* exec - walks the plan. The engine thread runs the ops in order; each op is a phase of the pool, work done in place, or
- * both (engine/ops.h).
+/* exec - walks the plan. The engine thread runs the ops in order; each op is a phase of the pool,
+ * work done in place, or both (engine/ops.h).
  *
  * Invariants:
- * 1. What a row gets is a function of its own sequence's tokens: matrix kernels treat tokens alike for any batch and
- *    row range, row work is by row, attention is fixed by position (batch.h). So batches, chunks of a prompt, cancelled
- *    neighbours and threads change no bit.
+ * 1. What a row gets is a function of its own sequence's tokens: matrix kernels treat tokens alike
+ *    for any batch and row range, row work is by row, attention is fixed by position (batch.h). So
+ *    batches, chunks of a prompt, cancelled neighbours and threads change no bit.
  * 2. Nothing is allocated after exec_new. */
 #include "engine/exec.h"
 
@@ -14,7 +14,8 @@
 #include "engine/ops.h"
 
 enum {
-	ATTN_QUERIES = 64,              /* queries that meet a page together: their state stays in L2 */
+	/* queries that meet a page together: their state stays in L2 */
+	ATTN_QUERIES = 64,
 	ATTN_BLOCK_MAX = 32,            /* tokens */
 };
 
@@ -29,8 +30,8 @@ static const op_fn ops[OP_COUNT] = {
 	[OP_LOGITS] = op_logits,
 };
 
-int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct pool *pool, uint32_t max_rows,
-             uint32_t max_logits, struct err *err)
+int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct pool *pool,
+             uint32_t max_rows, uint32_t max_logits, struct err *err)
 {
 	_cleanup_(exec_freep) struct exec *x = NULL;
 	const struct hparams *hp = &m->hp;
@@ -52,8 +53,11 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 	if (r < 0)
 		return r;
 	shape = (struct act_shape){
-		.max_rows = max_rows, .max_logits = max_logits, .threads = x->threads,
-		.block = CLAMP(ATTN_QUERIES / (hp->n_head / hp->n_head_kv), 1u, (uint32_t)ATTN_BLOCK_MAX),
+		.max_rows = max_rows,
+		.max_logits = max_logits,
+		.threads = x->threads,
+		.block = CLAMP(ATTN_QUERIES / (hp->n_head / hp->n_head_kv), 1u,
+		               (uint32_t)ATTN_BLOCK_MAX),
 		/* One token over the whole context can be split. */
 		.max_parts = hp->n_ctx_train / SEG_POSITIONS + 1,
 		.max_in = x->plan->max_in,
@@ -65,7 +69,8 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 	if (r < 0)
 		return r;
 	if (model_poisoned(m))
-		return err_set(err, -EIO, "%s: the model's file was truncated while in use", m->name);
+		return err_set(err, -EIO, "%s: the model's file was truncated while in use",
+		               m->name);
 	*ret = STEAL(x);
 	return 0;
 }
@@ -81,7 +86,8 @@ struct exec *exec_free(struct exec *x)
 	return mem_free(x);
 }
 
-static int check_step(const struct exec *x, const struct exec_slice *slices, size_t n_slices, struct err *err)
+static int check_step(const struct exec *x, const struct exec_slice *slices, size_t n_slices,
+                      struct err *err)
 {
 	uint64_t rows = 0, logits = 0;
 
@@ -89,12 +95,14 @@ static int check_step(const struct exec *x, const struct exec_slice *slices, siz
 		rows += slices[i].n;
 		logits += slices[i].n_logits;
 		if (slices[i].n_logits > slices[i].n)
-			return err_set(err, -EINVAL, "a slice of %u tokens wants %u rows of logits", slices[i].n,
-			               slices[i].n_logits);
+			return err_set(err, -EINVAL, "a slice of %u tokens wants %u rows of logits",
+			               slices[i].n, slices[i].n_logits);
 	}
 	if (rows == 0 || rows > x->max_rows || logits > x->max_logits)
-		return err_set(err, -EINVAL, "a step of %llu rows and %llu rows of logits; room is for %u and %u",
-		               (unsigned long long)rows, (unsigned long long)logits, x->max_rows, x->max_logits);
+		return err_set(err, -EINVAL,
+		               "a step of %llu rows and %llu rows of logits; room is for %u and %u",
+		               (unsigned long long)rows, (unsigned long long)logits, x->max_rows,
+		               x->max_logits);
 	return 0;
 }
 
@@ -106,7 +114,8 @@ static bool all_cancelled(const struct exec_slice *slices, size_t n_slices)
 	return true;
 }
 
-int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits, struct err *err)
+int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits,
+              struct err *err)
 {
 	struct batch *b = &x->batch;
 	int r = check_step(x, slices, n_slices, err);
@@ -123,7 +132,8 @@ int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const 
 			ops[op->kind](x, op);
 	}
 	if (model_poisoned(x->m))
-		return err_set(err, -EIO, "%s: the model's file was truncated while in use", x->m->name);
+		return err_set(err, -EIO, "%s: the model's file was truncated while in use",
+		               x->m->name);
 	if (all_cancelled(slices, n_slices))
 		return -ECANCELED;
 	*ret_logits = x->act.logits;

@@ -1,8 +1,9 @@
-/* exec - run a step: a batch of token rows of several sequences through all layers of one model's plan.
+/* exec - run a step: a batch of token rows of several sequences through all layers of one model's
+ * plan.
  *
- * Rows are independent but for attention, which sees its own sequence's KV; kernels give the same bits for any
- * batch, so what a sequence gets depends on its tokens alone (doc/ARCHITECTURE.md, numbers).
- * Threads: the engine thread only; computes on the pool. */
+ * Rows are independent but for attention, which sees its own sequence's KV; kernels give the same
+ * bits for any batch, so what a sequence gets depends on its tokens alone (doc/ARCHITECTURE.md,
+ * numbers). Threads: the engine thread only; computes on the pool. */
 #pragma once
 #include <stdatomic.h>
 #include "base/err.h"
@@ -12,28 +13,32 @@
 #include "model/model.h"
 
 struct exec;
-/* How a row's activations meet quantized weights. What a token gets depends on its path, never on its batch.
- * DECODE: int8 per 16 (kernels.h). PROMPT: a pair of such rows, about 15 bits: twice the arithmetic, which a prompt has to
- * spare, and logits within 1e-4 nats of the f32 model's. */
+/* How a row's activations meet quantized weights. What a token gets depends on its path, never on
+ * its batch. DECODE: int8 per 16 (kernels.h). PROMPT: a pair of such rows, about 15 bits: twice the
+ * arithmetic, which a prompt has to spare, and logits within 1e-4 nats of the f32 model's. */
 enum exec_path { PATH_DECODE, PATH_PROMPT };
 struct exec_slice {                     /* consecutive tokens of one sequence */
 	struct kv_seq *kv;              /* room for pos0 + n positions was reserved */
 	const int32_t *tokens;          /* ids < n_vocab, checked by the caller */
 	uint32_t n, pos0;
 	enum exec_path path;
-	uint32_t n_logits;              /* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
+	/* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
+	uint32_t n_logits;
 	const atomic_bool *cancel;      /* may be NULL; looked at before every layer */
-	bool cancelled;                 /* out: dropped at some layer; its KV beyond pos0 is undefined */
+	/* out: dropped at some layer; its KV beyond pos0 is undefined */
+	bool cancelled;
 };
-int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct pool *pool, uint32_t max_rows,
-             uint32_t max_logits, struct err *err);
+int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct pool *pool,
+             uint32_t max_rows, uint32_t max_logits, struct err *err);
 struct exec *exec_free(struct exec *x);
 DEFINE_FREEP(struct exec, exec_free)
-/* sum of n <= max_rows, sum of n_logits <= max_logits. *ret_logits: rows of n_vocab floats in slice order (cancelled
- * slices' rows left out), valid until the next step. 0, -ECANCELED when every slice was cancelled, -EIO when the
- * model's mapping was poisoned (file truncated): results are void then. */
-int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits, struct err *err);
-/* The bench's read arm: the same phases and chunks over the same weights, kernel bodies replaced by plain reads.
- * Returns bytes read in one such step. */
+/* sum of n <= max_rows, sum of n_logits <= max_logits. *ret_logits: rows of n_vocab floats in slice
+ * order (cancelled slices' rows left out), valid until the next step. 0, -ECANCELED when every
+ * slice was cancelled, -EIO when the model's mapping was poisoned (file truncated): results are
+ * void then. */
+int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits,
+              struct err *err);
+/* The bench's read arm: the same phases and chunks over the same weights, kernel bodies replaced by
+ * plain reads. Returns bytes read in one such step. */
 uint64_t exec_read_step(struct exec *x);
 uint64_t exec_bytes(const struct exec *x);      /* memory it holds */

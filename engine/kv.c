@@ -1,11 +1,12 @@
 /* kv - pages come from slabs that are allocated when first needed and go back to a free list.
  *
- * A page set is one block of memory: for each layer and KV head its K page, then its V page, so that a chunk of
- * attention reads 2 * head_dim * KV_PAGE halves in one stretch.
+ * A page set is one block of memory: for each layer and KV head its K page, then its V page, so
+ * that a chunk of attention reads 2 * head_dim * KV_PAGE halves in one stretch.
  * Invariants:
- * 1. A page is either on the free list (refs 0) or referenced by `refs` sequences; used + free = allocated <= max.
- * 2. Slabs never move and live as long as one of their pages is used: addresses from kv_seq_k stay valid until the
- *    sequence is freed.
+ * 1. A page is either on the free list (refs 0) or referenced by `refs` sequences; used + free =
+ *    allocated <= max.
+ * 2. Slabs never move and live as long as one of their pages is used: addresses from kv_seq_k stay
+ *    valid until the sequence is freed.
  * 3. A sequence's table has room for all its pages, so giving back never allocates. */
 #include "engine/kv.h"
 
@@ -45,10 +46,10 @@ int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max
 	size_t bytes;
 
 	if (shape->n_layer == 0 || shape->n_kv_head == 0 || shape->head_dim == 0 ||
-	    mul_overflows((size_t)shape->head_dim, (size_t)KV_PAGE * 2 * sizeof(uint16_t), &bytes) ||
+	    mul_overflows((size_t)shape->head_dim, (size_t)KV_PAGE * 2 * sizeof(uint16_t),
+	                  &bytes) ||
 	    mul_overflows(bytes, (size_t)shape->n_layer, &bytes) ||
-	    mul_overflows(bytes, (size_t)shape->n_kv_head, &bytes) ||
-	    bytes > SIZE_MAX / 2)
+	    mul_overflows(bytes, (size_t)shape->n_kv_head, &bytes) || bytes > SIZE_MAX / 2)
 		return -EINVAL;
 	kv = mem_alloc(sizeof(*kv));
 	if (!kv)

@@ -1,6 +1,7 @@
-/* kv - paged key/value store of one model. A page set covers KV_PAGE positions of all layers and KV heads; a sequence
- * is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted (prefix sharing comes with the prefix tree).
- * Threads: engine thread only. Errors: -ENOMEM fatal; KV_E_FULL is the caller's to handle (evict, wait, preempt). */
+/* kv - paged key/value store of one model. A page set covers KV_PAGE positions of all layers and KV
+ * heads; a sequence is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted
+ * (prefix sharing comes with the prefix tree). Threads: engine thread only. Errors: -ENOMEM fatal;
+ * KV_E_FULL is the caller's to handle (evict, wait, preempt). */
 #pragma once
 #include <stdint.h>
 #include "base/cleanup.h"
@@ -19,7 +20,8 @@ uint64_t kv_pool_page_bytes(const struct kv_pool *kv);
 uint64_t kv_pool_used(const struct kv_pool *kv);        /* pages */
 uint64_t kv_pool_max(const struct kv_pool *kv);
 uint64_t kv_pool_allocated(const struct kv_pool *kv);   /* pages memory is held for, used or free */
-void kv_pool_trim(struct kv_pool *kv);                  /* give memory back whose pages are all free */
+/* give memory back whose pages are all free */
+void kv_pool_trim(struct kv_pool *kv);
 
 int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv);
 struct kv_seq *kv_seq_free(struct kv_seq *s);           /* gives its pages back */

@@ -1,11 +1,14 @@
 /* op-attn - attention over the pages, a chunk a (task, KV head).
  *
- * All queries of a task that share the KV head (its GQA group times the tokens of the block) meet each page together.
+ * All queries of a task that share the KV head (its GQA group times the tokens of the block) meet
+ * each page together.
  * Invariants:
- * 1. A query's state over a segment starts fresh and folds the pages that it sees in ascending order; segments are
- *    merged in ascending order. Neither the other tokens of the block nor the cut into tasks enters the arithmetic.
- * 2. Queries that do not see a page pass lo >= hi; the kernel leaves their state alone. A segment that a query does
- *    not see leaves a fresh state, and merging that, or into that, rounds nothing. */
+ * 1. A query's state over a segment starts fresh and folds the pages that it sees in ascending
+ *    order; segments are merged in ascending order. Neither the other tokens of the block nor the
+ *    cut into tasks enters the arithmetic.
+ * 2. Queries that do not see a page pass lo >= hi; the kernel leaves their state alone. A segment
+ *    that a query does not see leaves a fresh state, and merging that, or into that, rounds
+ *    nothing. */
 #include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
@@ -22,7 +25,8 @@ static void state_reset(const struct attn_state *s, size_t n_q)
 }
 
 /* acc / l of one token's group, to its place in ATT. */
-static void finish_token(const struct exec *x, const float *l, const float *acc, size_t row, uint32_t head)
+static void finish_token(const struct exec *x, const float *l, const float *acc, size_t row,
+                         uint32_t head)
 {
 	size_t hd = x->m->hp.head_dim, group = x->m->hp.n_head / x->m->hp.n_head_kv;
 	float *att = x->act.att + row * x->act.n_att + head * group * hd;
@@ -32,17 +36,29 @@ static void finish_token(const struct exec *x, const float *l, const float *acc,
 		x->k->scale(att + g * hd, 1.0f / l[g], hd);
 }
 
-static void fold_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t head,
-                         uint32_t seg, const struct attn_state *s, const struct act_thread *th)
+static void fold_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t,
+                         uint32_t head, uint32_t seg, const struct attn_state *s,
+                         const struct act_thread *th)
 {
 	const struct hparams *hp = &x->m->hp;
 	const struct kv_seq *kv = x->batch.slices[t->slice].s->kv;
 	size_t hd = hp->head_dim, group = hp->n_head / hp->n_head_kv;
-	uint32_t first = MAX(batch_first_seen(&x->batch, op->windowed, t->pos), seg * SEG_POSITIONS) / KV_PAGE;
+	uint32_t first = MAX(batch_first_seen(&x->batch, op->windowed, t->pos),
+	                     seg * SEG_POSITIONS) /
+	                 KV_PAGE;
 	uint32_t last = MIN(t->pos + t->n - 1, seg * SEG_POSITIONS + (SEG_POSITIONS - 1)) / KV_PAGE;
-	struct attn_page_args a = { .q = x->act.q + (head * x->max_rows + t->row) * group * hd, .ldq = hd,
-		.n_q = t->n * group, .head_dim = hd, .lo = th->lo, .hi = th->hi, .scale = hp->attn_scale,
-		.softcap = hp->attn_softcap, .m = s->m, .l = s->l, .acc = s->acc, .scratch = th->scratch };
+	struct attn_page_args a = { .q = x->act.q + (head * x->max_rows + t->row) * group * hd,
+		                    .ldq = hd,
+		                    .n_q = t->n * group,
+		                    .head_dim = hd,
+		                    .lo = th->lo,
+		                    .hi = th->hi,
+		                    .scale = hp->attn_scale,
+		                    .softcap = hp->attn_softcap,
+		                    .m = s->m,
+		                    .l = s->l,
+		                    .acc = s->acc,
+		                    .scratch = th->scratch };
 
 	for (uint32_t page = first; page <= last; page++) {
 		int64_t base = (int64_t)page * KV_PAGE;
@@ -62,8 +78,8 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 }
 
 /* A task of whole rows: all its segments, then the division. */
-static void attn_block(struct exec *x, const struct plan_op *op, const struct attn_task *t, uint32_t head,
-                       uint32_t thread)
+static void attn_block(struct exec *x, const struct plan_op *op, const struct attn_task *t,
+                       uint32_t head, uint32_t thread)
 {
 	const struct act_thread *th = &x->act.threads[thread];
 	struct attn_state run = { th->m[0], th->l[0], th->acc[0] };
@@ -87,7 +103,8 @@ static struct attn_state part_state(const struct exec *x, uint32_t part, uint32_
 	size_t group = hp->n_head / hp->n_head_kv;
 	size_t i = (size_t)part * hp->n_head + head * group;
 
-	return (struct attn_state){ x->act.part_m + i, x->act.part_l + i, x->act.part_acc + i * hp->head_dim };
+	return (struct attn_state){ x->act.part_m + i, x->act.part_l + i,
+		                    x->act.part_acc + i * hp->head_dim };
 }
 
 static void attn_chunk(void *p, uint32_t i, uint32_t thread)
@@ -121,7 +138,8 @@ static void merge_parts(const struct exec *x, const struct attn_split *split, si
 		for (uint32_t i = 1; i < split->n; i++) {
 			struct attn_state b = part_state(x, split->part + i, head);
 
-			x->k->attn_merge(run.m, run.l, run.acc, b.m, b.l, b.acc, group, hp->head_dim);
+			x->k->attn_merge(run.m, run.l, run.acc, b.m, b.l, b.acc, group,
+			                 hp->head_dim);
 		}
 		finish_token(x, run.l, run.acc, row, head);
 	}

@@ -1,8 +1,9 @@
 /* op-linear - matrix products in chunks of output rows.
  *
- * A chunk is a run of 16-row groups times all tokens: its weights are unpacked once and stay in L1 or L2 while the
- * tokens pass. Chunks hold about CHUNK_BYTES of weights, but a product is cut into at least CHUNKS_MIN a thread, and into a
- * multiple of the threads, so that they end together; a thread that lost its core delays one chunk. */
+ * A chunk is a run of 16-row groups times all tokens: its weights are unpacked once and stay in L1
+ * or L2 while the tokens pass. Chunks hold about CHUNK_BYTES of weights, but a product is cut into
+ * at least CHUNKS_MIN a thread, and into a multiple of the threads, so that they end together; a
+ * thread that lost its core delays one chunk. */
 #include "base/num.h"
 #include "engine/ops.h"
 
@@ -10,12 +11,14 @@ enum {
 	ROW_GROUP = 16,
 	CHUNK_BYTES = 64 << 10,
 	CHUNKS_MIN = 4,
-	INPUT_BYTES = 256 << 10,        /* activations that pass a panel at once: half of a small L2 */
+	/* activations that pass a panel at once: half of a small L2 */
+	INPUT_BYTES = 256 << 10,
 	PAIRS_LEAST = 32,               /* tokens that share an unpacked panel at least */
 };
 
 /* Tokens [t, t + n) that have one row each. */
-static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *a, size_t t, size_t n, float *y)
+static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *a, size_t t,
+                         size_t n, float *y)
 {
 	size_t block = MAX(INPUT_BYTES / a->n_in / 16 * 16, (size_t)32);
 
@@ -29,12 +32,14 @@ static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *
 	}
 }
 
-/* Tokens of two rows: their products meet in the thread's scratch, rows of the matrix in runs that fit there. */
-static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *a, size_t t, size_t n, float *y,
-                         float *pairs)
+/* Tokens of two rows: their products meet in the thread's scratch, rows of the matrix in runs that
+ * fit there. */
+static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *a, size_t t,
+                         size_t n, float *y, float *pairs)
 {
 	size_t n_out = a->r1 - a->r0, width = MIN(n_out, (size_t)ACT_PAIRS / PAIRS_LEAST / 2);
-	size_t block = MIN(MAX(INPUT_BYTES / a->n_in / 32 * 16, (size_t)PAIRS_LEAST), ACT_PAIRS / width / 2);
+	size_t block = MIN(MAX(INPUT_BYTES / a->n_in / 32 * 16, (size_t)PAIRS_LEAST),
+	                   ACT_PAIRS / width / 2);
 	struct mm_args b = *a;
 
 	b.y = pairs;
@@ -62,7 +67,8 @@ static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *
 }
 
 /* Runs of rows that take the same path. */
-static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a, float *y, float *pairs)
+static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a, float *y,
+                       float *pairs)
 {
 	const uint32_t *q = x->batch.q;
 
@@ -78,13 +84,20 @@ static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a,
 	}
 }
 
-void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
-               size_t ldy, uint32_t thread)
+void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
+               size_t ld, float *y, size_t ldy, uint32_t thread)
 {
 	const struct act_thread *scratch = &x->act.threads[thread];
-	struct mm_args a = { .y = y, .ldy = ldy, .w = mat->data + r0 * mat->row_bytes, .row_bytes = mat->row_bytes,
-		.n_in = mat->n_in, .r1 = r1 - r0, .n_tok = x->batch.n_rows, .x = in, .ldx = ld,
-		.scratch = scratch->scratch };
+	struct mm_args a = { .y = y,
+		             .ldy = ldy,
+		             .w = mat->data + r0 * mat->row_bytes,
+		             .row_bytes = mat->row_bytes,
+		             .n_in = mat->n_in,
+		             .r1 = r1 - r0,
+		             .n_tok = x->batch.n_rows,
+		             .x = in,
+		             .ldx = ld,
+		             .scratch = scratch->scratch };
 
 	if (x->reading)
 		x->k->read_sum(a.w, (r1 - r0) * mat->row_bytes);
@@ -116,7 +129,9 @@ static void linear_chunk(void *p, uint32_t i, uint32_t thread)
 	struct op_arg *arg = p;
 	struct exec *x = arg->x;
 	const struct plan_mat *mat = &arg->op->mat[0];
-	const float *in = arg->op->in == IN_ATT ? x->act.att : arg->op->in == IN_GATE ? x->act.gate : x->act.x;
+	const float *in = arg->op->in == IN_ATT    ? x->act.att
+	                  : arg->op->in == IN_GATE ? x->act.gate
+	                                           : x->act.x;
 	size_t r0, r1;
 
 	chunk_rows(mat->n_out, i, arg->n_chunks, &r0, &r1);

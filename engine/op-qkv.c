@@ -1,8 +1,10 @@
 /* op-qkv - queries, keys and values of one layer in a single phase, a chunk a head.
  *
- * A chunk owns whole heads, so bias, head norm, rotation and the store into the pages follow in it while the rows
- * are in cache: no phase of their own. KV heads come first, having two matrices' rows.
- * Invariant: a chunk of KV head g writes the pages of head g only; two chunks never share a page. */
+ * A chunk owns whole heads, so bias, head norm, rotation and the store into the pages follow in it
+ * while the rows are in cache: no phase of their own. KV heads come first, having two matrices'
+ * rows.
+ * Invariant: a chunk of KV head g writes the pages of head g only; two chunks never share a
+ * page. */
 #include "engine/ops.h"
 
 static void rotate(const struct exec *x, const struct plan_op *op, float *v, size_t row)
@@ -18,8 +20,8 @@ static void rotate(const struct exec *x, const struct plan_op *op, float *v, siz
 		x->k->rope_norm(v, 1, hp->head_dim, hp->n_rot, cs);
 }
 
-static void finish_head(const struct exec *x, const struct plan_op *op, const float *bias, const float *norm, float *v,
-                        size_t row)
+static void finish_head(const struct exec *x, const struct plan_op *op, const float *bias,
+                        const float *norm, float *v, size_t row)
 {
 	const struct hparams *hp = &x->m->hp;
 
@@ -39,10 +41,12 @@ static void query_head(struct exec *x, const struct plan_op *op, uint32_t head, 
 
 	op_matmul(x, mat, r0, r0 + hd, x->act.x, x->act.n_embd, q, group * hd, thread);
 	for (size_t row = 0; row < x->batch.n_rows && !x->reading; row++)
-		finish_head(x, op, mat->bias ? mat->bias + r0 : NULL, op->q_norm, q + row * group * hd, row);
+		finish_head(x, op, mat->bias ? mat->bias + r0 : NULL, op->q_norm,
+		            q + row * group * hd, row);
 }
 
-static void store_slice(struct exec *x, const struct plan_op *op, const struct batch_slice *s, uint32_t head)
+static void store_slice(struct exec *x, const struct plan_op *op, const struct batch_slice *s,
+                        uint32_t head)
 {
 	const struct plan_mat *km = &op->mat[1], *vm = &op->mat[2];
 	size_t hd = x->m->hp.head_dim;
@@ -58,8 +62,8 @@ static void store_slice(struct exec *x, const struct plan_op *op, const struct b
 		finish_head(x, op, k_bias, op->k_norm, k, row);
 		if (v_bias)
 			x->k->add(v, v_bias, hd);
-		x->k->kv_store(kv_seq_k(s->s->kv, page, op->layer, head), kv_seq_v(s->s->kv, page, op->layer, head),
-		               pos % KV_PAGE, hd, k, v);
+		x->k->kv_store(kv_seq_k(s->s->kv, page, op->layer, head),
+		               kv_seq_v(s->s->kv, page, op->layer, head), pos % KV_PAGE, hd, k, v);
 	}
 }
 

@@ -1,7 +1,7 @@
 /* op-rows - what is done row by row: embedding, residual, norms, quantizing.
  *
- * A decode step has one row, or a few: then the whole op is less work than a phase of the pool costs (1-2 us), and
- * the engine thread does it in place. */
+ * A decode step has one row, or a few: then the whole op is less work than a phase of the pool
+ * costs (1-2 us), and the engine thread does it in place. */
 #include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
@@ -29,7 +29,8 @@ static void rows_chunk(void *p, uint32_t i, uint32_t thread)
 	uint64_t n = a->op.x->batch.n_rows;
 
 	(void)thread;
-	a->fn(a->op.x, a->op.op, (uint32_t)(n * i / a->op.n_chunks), (uint32_t)(n * (i + 1) / a->op.n_chunks));
+	a->fn(a->op.x, a->op.op, (uint32_t)(n * i / a->op.n_chunks),
+	      (uint32_t)(n * (i + 1) / a->op.n_chunks));
 }
 
 void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t width)
@@ -65,14 +66,15 @@ static void embed_rows(struct exec *x, const struct plan_op *op, uint32_t r0, ui
 	for (size_t r = r0; r < r1; r++) {
 		float *h = a->h + r * a->n_embd;
 
-		x->k->dequant[p->embd.type](h, p->embd.data + (size_t)x->batch.token[r] * p->embd.row_bytes,
-		                            a->n_embd);
+		x->k->dequant[p->embd.type](
+			h, p->embd.data + (size_t)x->batch.token[r] * p->embd.row_bytes, a->n_embd);
 		if (x->m->hp.embd_scale != 1)
 			x->k->scale(h, x->m->hp.embd_scale, a->n_embd);
 		if (p->freq)
 			angles(a->cs + r * a->n_rot, p->freq, a->n_rot, x->batch.pos[r]);
 		if (p->freq_local)
-			angles(a->cs_local + r * a->n_rot, p->freq_local, a->n_rot, x->batch.pos[r]);
+			angles(a->cs_local + r * a->n_rot, p->freq_local, a->n_rot,
+			       x->batch.pos[r]);
 	}
 }
 
@@ -92,7 +94,8 @@ struct q16 op_q16_from(const struct exec *x, size_t row)
 	const struct q16 *q = &x->q16;
 	size_t blocks = q->k / 16;
 
-	return (struct q16){ q->q + row * q->k, q->s + row * blocks, q->t + row * blocks, q->sum + row * blocks, q->k };
+	return (struct q16){ q->q + row * q->k, q->s + row * blocks, q->t + row * blocks,
+		             q->sum + row * blocks, q->k };
 }
 
 void op_quantize(struct exec *x, const float *src, size_t ld, uint32_t r0, uint32_t r1)
@@ -145,7 +148,8 @@ void op_move_row(void *arg, uint32_t dst, uint32_t src)
 	memcpy(a->y + dst * a->n_embd, a->y + src * a->n_embd, a->n_embd * sizeof(*a->y));
 	memcpy(a->cs + dst * a->n_rot, a->cs + src * a->n_rot, a->n_rot * sizeof(*a->cs));
 	if (hp->window)
-		memcpy(a->cs_local + dst * a->n_rot, a->cs_local + src * a->n_rot, a->n_rot * sizeof(*a->cs_local));
+		memcpy(a->cs_local + dst * a->n_rot, a->cs_local + src * a->n_rot,
+		       a->n_rot * sizeof(*a->cs_local));
 	for (size_t i = 0; i < hp->n_head_kv; i++) {
 		float *q = a->q + i * x->max_rows * group;
 

@@ -1,5 +1,6 @@
-/* ops - the functions behind a plan's ops, and the executor's state that they share. Engine thread only, but for the
- * chunk functions, which the pool calls: these write only what their chunk owns. */
+/* ops - the functions behind a plan's ops, and the executor's state that they share. Engine thread
+ * only, but for the chunk functions, which the pool calls: these write only what their chunk
+ * owns. */
 #pragma once
 #include "engine/act.h"
 #include "engine/batch.h"
@@ -36,12 +37,13 @@ void op_logits(struct exec *x, const struct plan_op *op);
 void op_phase(struct exec *x, const struct plan_op *op, pool_fn fn, uint32_t n_chunks);
 /* Rows [r0, r1) of the batch. */
 typedef void (*op_rows_fn)(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1);
-/* Run fn over all rows: in place when that is less work than waking the pool, else in chunks. width: floats a row. */
+/* Run fn over all rows: in place when that is less work than waking the pool, else in chunks.
+ * width: floats a row. */
 void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t width);
-/* y[t * ldy + r - r0] = rows [r0, r1) of mat times the batch's input: x->q16 or the rows of `in` (ld floats apart),
- * as the matrix' type wants. */
-void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in, size_t ld, float *y,
-               size_t ldy, uint32_t thread);
+/* y[t * ldy + r - r0] = rows [r0, r1) of mat times the batch's input: x->q16 or the rows of `in`
+ * (ld floats apart), as the matrix' type wants. */
+void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
+               size_t ld, float *y, size_t ldy, uint32_t thread);
 /* x->q16 from row `row` on. */
 struct q16 op_q16_from(const struct exec *x, size_t row);
 /* Rows [r0, r1) of src (ld floats apart) to x->q16, each in its path's form. */

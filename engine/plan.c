@@ -1,12 +1,12 @@
 /* plan - features to ops.
  *
- * Five phases a layer on the pool: QKV, attention, output projection, gate with up, down. The row-wise work between
- * them (residual, norms, quantizing) is part of OP_NORM, OP_ATTN and OP_GATED; for a single row it is done in place
- * by the engine thread.
+ * Five phases a layer on the pool: QKV, attention, output projection, gate with up, down. The
+ * row-wise work between them (residual, norms, quantizing) is part of OP_NORM, OP_ATTN and
+ * OP_GATED; for a single row it is done in place by the engine thread.
  * Invariants:
  * 1. Nothing here asks for a family's name: an absent slot is an absent feature.
- * 2. The residual of a layer's down projection is added by the next OP_NORM, so that at a layer's start H and Y
- *    are all the state a row has; cancelling compacts those two and no more. */
+ * 2. The residual of a layer's down projection is added by the next OP_NORM, so that at a layer's
+ *    start H and Y are all the state a row has; cancelling compacts those two and no more. */
 #include "engine/plan.h"
 
 #include <errno.h>
@@ -61,7 +61,8 @@ static struct plan_op *add_op(struct build *b, enum op_kind kind, uint32_t layer
 }
 
 /* Ops that a consumer follows know by then whether it takes Q16. */
-static struct plan_op *add_linear(struct build *b, uint32_t layer, enum op_input in, const struct weight *w)
+static struct plan_op *add_linear(struct build *b, uint32_t layer, enum op_input in,
+                                  const struct weight *w)
 {
 	struct plan_op *op = add_op(b, OP_LINEAR, layer);
 
@@ -72,8 +73,8 @@ static struct plan_op *add_linear(struct build *b, uint32_t layer, enum op_input
 	return op;
 }
 
-static int add_norm(struct build *b, struct plan_op **ret, uint32_t layer, bool residual, const struct weight *post,
-                    const struct weight *norm)
+static int add_norm(struct build *b, struct plan_op **ret, uint32_t layer, bool residual,
+                    const struct weight *post, const struct weight *norm)
 {
 	struct plan_op *op = add_op(b, OP_NORM, layer);
 	int r;
@@ -143,13 +144,14 @@ static int add_layer(struct build *b, uint32_t il)
 	op->mat[0] = mat_of(b, &l->w[SLOT_FFN_GATE]);
 	op->mat[1] = mat_of(b, &l->w[SLOT_FFN_UP]);
 	norm->quantize = takes_q16(&op->mat[0]) || takes_q16(&op->mat[1]);
-	b->p->bytes += op->mat[0].row_bytes * op->mat[0].n_out + op->mat[1].row_bytes * op->mat[1].n_out;
+	b->p->bytes += op->mat[0].row_bytes * op->mat[0].n_out +
+	               op->mat[1].row_bytes * op->mat[1].n_out;
 	add_linear(b, il, IN_GATE, &l->w[SLOT_FFN_DOWN]);
 	return 0;
 }
 
-/* Angles a position: rope_scale * base^(-2i / n_rot), by the file's factors. In double, since position times angle is
- * reduced modulo 2 pi: at position 100,000 a float would be off by 1e-2. */
+/* Angles a position: rope_scale * base^(-2i / n_rot), by the file's factors. In double, since
+ * position times angle is reduced modulo 2 pi: at position 100,000 a float would be off by 1e-2. */
 static int add_freqs(struct build *b, double **ret, double base, double scale, const float *factors)
 {
 	uint32_t n_rot = b->m->hp.n_rot;
@@ -163,13 +165,14 @@ static int add_freqs(struct build *b, double **ret, double base, double scale, c
 	return 0;
 }
 
-/* Where windowed and global layers alternate, the windowed ones turn by their own base, and the file's scaling (made to
- * reach beyond the window) is not theirs. */
+/* Where windowed and global layers alternate, the windowed ones turn by their own base, and the
+ * file's scaling (made to reach beyond the window) is not theirs. */
 static int add_rope(struct build *b)
 {
 	const struct hparams *hp = &b->m->hp;
 	bool mixed = hp->window && hp->window_period;
-	double local = hp->rope_base_local > 0 ? (double)hp->rope_base_local : (double)hp->rope_base;
+	double local = hp->rope_base_local > 0 ? (double)hp->rope_base_local
+	                                       : (double)hp->rope_base;
 	const float *factors;
 	int r;
 
@@ -177,7 +180,8 @@ static int add_rope(struct build *b)
 		return 0;
 	r = vec_copy(b, &factors, &b->m->w[SLOT_ROPE_FREQS]);
 	if (r == 0)
-		r = add_freqs(b, &b->p->freq, (double)hp->rope_base, (double)hp->rope_scale, factors);
+		r = add_freqs(b, &b->p->freq, (double)hp->rope_base, (double)hp->rope_scale,
+		              factors);
 	if (r == 0 && hp->window)
 		r = add_freqs(b, &b->p->freq_local, local, mixed ? 1.0 : (double)hp->rope_scale,
 		              mixed ? NULL : factors);
@@ -200,8 +204,8 @@ static int add_all(struct build *b)
 		if (r < 0)
 			return r;
 	}
-	r = add_norm(b, &norm, m->hp.n_layer, true, &m->layers[m->hp.n_layer - 1].w[SLOT_FFN_POST_NORM],
-	             &m->w[SLOT_OUTPUT_NORM]);
+	r = add_norm(b, &norm, m->hp.n_layer, true,
+	             &m->layers[m->hp.n_layer - 1].w[SLOT_FFN_POST_NORM], &m->w[SLOT_OUTPUT_NORM]);
 	if (r < 0)
 		return r;
 	norm->layer_start = true;
@@ -222,11 +226,13 @@ int plan_new(struct plan **ret, const struct model *m, const struct kernels *k, 
 
 	if (!p)
 		return -ENOMEM;
-	if (hp->head_dim % 16 != 0 || hp->head_dim == 0 || hp->head_dim > HEAD_DIM_MAX || hp->n_head_kv == 0 ||
-	    hp->n_head % hp->n_head_kv != 0)
-		return err_set(err, -ENOTSUP, "%s: attention with %u heads, %u KV heads of %u elements is not supported "
-		               "(head size: a multiple of 16 up to %d)", m->name, hp->n_head, hp->n_head_kv,
-		               hp->head_dim, HEAD_DIM_MAX);
+	if (hp->head_dim % 16 != 0 || hp->head_dim == 0 || hp->head_dim > HEAD_DIM_MAX ||
+	    hp->n_head_kv == 0 || hp->n_head % hp->n_head_kv != 0)
+		return err_set(
+			err, -ENOTSUP,
+			"%s: attention with %u heads, %u KV heads of %u elements is not supported "
+			"(head size: a multiple of 16 up to %d)",
+			m->name, hp->n_head, hp->n_head_kv, hp->head_dim, HEAD_DIM_MAX);
 	p->ops = mem_allocn((size_t)hp->n_layer * OPS_LAYER + OPS_EXTRA, sizeof(*p->ops));
 	p->vecs = mem_allocn((size_t)hp->n_layer * VECS_LAYER + VECS_EXTRA, sizeof(*p->vecs));
 	if (!p->ops || !p->vecs)

@@ -42,15 +42,17 @@ const char *model_label(const struct model *m, char buf[MODEL_LABEL_MAX])
 static int check_stops(const struct request *r, struct err *err)
 {
 	if (r->n_stop > STOP_MAX)
-		return err_set(err, -EINVAL, "%u stop strings were given, at most %d are allowed", r->n_stop, STOP_MAX);
+		return err_set(err, -EINVAL, "%u stop strings were given, at most %d are allowed",
+		               r->n_stop, STOP_MAX);
 	for (uint32_t i = 0; i < r->n_stop; i++) {
 		size_t n = r->stop[i] ? strlen(r->stop[i]) : 0;
 
 		if (n == 0)
 			return err_set(err, -EINVAL, "stop string %u is empty", i + 1);
 		if (n > STOP_LEN_MAX)
-			return err_set(err, -EINVAL, "stop string %u has %zu bytes, at most %d are allowed", i + 1, n,
-			               STOP_LEN_MAX);
+			return err_set(err, -EINVAL,
+			               "stop string %u has %zu bytes, at most %d are allowed",
+			               i + 1, n, STOP_LEN_MAX);
 	}
 	return 0;
 }
@@ -63,8 +65,10 @@ static int check_tokens(const struct request *r, struct err *err)
 		return err_set(err, -EINVAL, "the prompt is empty: at least one token is needed");
 	for (uint32_t i = 0; i < r->n_tokens; i++)
 		if (r->tokens[i] < 0 || (uint32_t)r->tokens[i] >= n_vocab)
-			return err_set(err, -EINVAL, "token %u of the prompt has id %d, ids of this model are 0 to %u", i,
-			               r->tokens[i], n_vocab - 1);
+			return err_set(
+				err, -EINVAL,
+				"token %u of the prompt has id %d, ids of this model are 0 to %u",
+				i, r->tokens[i], n_vocab - 1);
 	return 0;
 }
 
@@ -73,24 +77,30 @@ static int check_kind(const struct request *r, struct err *err)
 	switch (r->kind) {
 	case REQUEST_GENERATE:
 		if (!r->sink.token)
-			return err_set(err, -EINVAL, "the request has nobody to give its tokens to");
+			return err_set(err, -EINVAL,
+			               "the request has nobody to give its tokens to");
 		return sampler_check(&r->sampling, r->model->hp.n_vocab, err);
 	case REQUEST_LOGITS:
 		if (!r->sink.row)
 			return err_set(err, -EINVAL, "the request has nobody to give its rows to");
 		if (r->n_prompt > r->n_tokens)
-			return err_set(err, -EINVAL, "%u prompt tokens were named, there are only %u tokens", r->n_prompt,
-			               r->n_tokens);
+			return err_set(err, -EINVAL,
+			               "%u prompt tokens were named, there are only %u tokens",
+			               r->n_prompt, r->n_tokens);
 		return 0;
 	case REQUEST_SCORE:
 		if (r->score_from == 0 || r->score_from >= r->n_tokens)
-			return err_set(err, -EINVAL, "scores from token %u on: must be 1 to %u, the first has nothing "
-			               "before it", r->score_from, r->n_tokens - 1);
+			return err_set(
+				err, -EINVAL,
+				"scores from token %u on: must be 1 to %u, the first has nothing "
+				"before it",
+				r->score_from, r->n_tokens - 1);
 		return 0;
 	case REQUEST_READ:
 		if (r->max_tokens == 0 || r->max_tokens > READ_STEPS_MAX)
-			return err_set(err, -EINVAL, "%u read steps were asked for, 1 to %d are allowed", r->max_tokens,
-			               READ_STEPS_MAX);
+			return err_set(err, -EINVAL,
+			               "%u read steps were asked for, 1 to %d are allowed",
+			               r->max_tokens, READ_STEPS_MAX);
 		return 0;
 	}
 	return err_set(err, -EINVAL, "unknown kind of request %d", (int)r->kind);

@@ -1,4 +1,5 @@
-/* request - one unit of work for the engine. Built by the caller, owned by the engine from engine_submit on. */
+/* request - one unit of work for the engine. Built by the caller, owned by the engine from
+ * engine_submit on. */
 #pragma once
 #include <stdatomic.h>
 #include "base/list.h"
@@ -9,7 +10,8 @@
 enum request_kind {
 	REQUEST_GENERATE,
 	REQUEST_LOGITS,                 /* a row of logits for every token */
-	REQUEST_SCORE,                  /* log-probability of tokens[i] given those before, for i in [score_from, n) */
+	/* log-probability of tokens[i] given those before, for i in [score_from, n) */
+	REQUEST_SCORE,
 	REQUEST_READ,                   /* bench: exec_read_step, max_tokens times */
 };
 enum { STOP_MAX = 16, STOP_LEN_MAX = 256 };
@@ -19,7 +21,9 @@ struct request {                        /* request_new zeroes; fill, then engine
 	struct model *model;            /* a reference, released by the engine */
 	int32_t *tokens;                /* mem_alloc'ed, owned; ids checked by engine_submit */
 	uint32_t n_tokens;
-	uint32_t n_prompt;              /* LOGITS: the first n_prompt tokens take the prompt path, the rest decode one by one; n_tokens = all prompt */
+	/* LOGITS: the first n_prompt tokens take the prompt path, the rest decode one by one;
+	 * n_tokens = all prompt */
+	uint32_t n_prompt;
 	uint32_t max_tokens;            /* GENERATE: 0 = until the context is full */
 	uint32_t score_from;
 	struct sampler_params sampling; /* bias array owned (mem_alloc) */

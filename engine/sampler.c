@@ -1,15 +1,18 @@
 /* sampler - logits to a token, in a few passes over the row and without a copy of it.
  *
- * Bias and penalties touch at most n_bias + 64 ids, so they are kept as a sorted list of patches; every pass reads
- * the row in blocks and only a block with a patch in it is copied. Candidates come from a heap whose smallest entry
- * is a threshold that most of the vocabulary fails in one comparison.
+ * Bias and penalties touch at most n_bias + 64 ids, so they are kept as a sorted list of patches;
+ * every pass reads the row in blocks and only a block with a patch in it is copied. Candidates come
+ * from a heap whose smallest entry is a threshold that most of the vocabulary fails in one
+ * comparison.
  *
  * Invariants:
- * 1. Every pass visits ids in ascending order and sums in one fixed order; exp is our own, without fma or libm. So the
- *    token depends on (params, seed, history, logits) and on nothing else.
- * 2. Candidates in s->cand are sorted by logit, best first, lowest id first among equals, between the chain's stages.
+ * 1. Every pass visits ids in ascending order and sums in one fixed order; exp is our own, without
+ *    fma or libm. So the token depends on (params, seed, history, logits) and on nothing else.
+ * 2. Candidates in s->cand are sorted by logit, best first, lowest id first among equals, between
+ *    the chain's stages.
  * 3. A draw advances the generator exactly once, greedy never does.
- * 4. -INFINITY is never a candidate; NaN and +INFINITY anywhere in the row end the call with -EBADMSG. */
+ * 4. -INFINITY is never a candidate; NaN and +INFINITY anywhere in the row end the call with
+ *    -EBADMSG. */
 #include "engine/sampler.h"
 #include <errno.h>
 #include <float.h>
@@ -60,7 +63,12 @@ struct row {                            /* a row of logits seen through the patc
 void sampler_params_default(struct sampler_params *p)
 {
 	*p = (struct sampler_params){
-		.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .typical_p = 1.0f, .repeat_penalty = 1.0f,
+		.temp = 0.8f,
+		.top_k = 40,
+		.top_p = 0.95f,
+		.min_p = 0.05f,
+		.typical_p = 1.0f,
+		.repeat_penalty = 1.0f,
 	};
 }
 
@@ -85,18 +93,24 @@ int sampler_check(const struct sampler_params *p, uint32_t n_vocab, struct err *
 	for (size_t i = 0; i < ARRAY_SIZE(range); i++)
 		if (!in_range(range[i].x, range[i].lo, range[i].hi))
 			return err_set(err, -EINVAL, "%s is %g, allowed is %g to %g", range[i].name,
-			               (double)range[i].x, (double)range[i].lo, (double)range[i].hi);
+			               (double)range[i].x, (double)range[i].lo,
+			               (double)range[i].hi);
 	if (p->n_logprobs > LOGPROBS_MAX)
-		return err_set(err, -EINVAL, "%u log-probabilities a token were asked for, at most %d are given",
+		return err_set(err, -EINVAL,
+		               "%u log-probabilities a token were asked for, at most %d are given",
 		               p->n_logprobs, LOGPROBS_MAX);
 	if (p->n_logprobs > n_vocab)
-		return err_set(err, -EINVAL, "%u log-probabilities a token were asked for, the vocabulary has %u tokens",
-		               p->n_logprobs, n_vocab);
+		return err_set(
+			err, -EINVAL,
+			"%u log-probabilities a token were asked for, the vocabulary has %u tokens",
+			p->n_logprobs, n_vocab);
 	for (uint32_t i = 0; i < p->n_bias; i++) {
 		if (p->bias[i].id < 0 || (uint32_t)p->bias[i].id >= n_vocab)
-			return err_set(err, -EINVAL, "logit bias for token %d, ids are 0 to %u", p->bias[i].id, n_vocab - 1);
+			return err_set(err, -EINVAL, "logit bias for token %d, ids are 0 to %u",
+			               p->bias[i].id, n_vocab - 1);
 		if (isnan(p->bias[i].bias) || p->bias[i].bias == INFINITY)
-			return err_set(err, -EINVAL, "logit bias of token %d is not a number or +infinity",
+			return err_set(err, -EINVAL,
+			               "logit bias of token %d is not a number or +infinity",
 			               p->bias[i].id);
 	}
 	return 0;
@@ -154,7 +168,8 @@ int sampler_new(struct sampler **ret, const struct sampler_params *p, uint32_t n
 		return -ENOMEM;
 	s->p = *p;
 	s->n_vocab = n_vocab;
-	s->penalties = p->repeat_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+	s->penalties = p->repeat_penalty != 1 || p->presence_penalty != 0 ||
+	               p->frequency_penalty != 0;
 	s->rng = p->seed * 6364136223846793005u + 1442695040888963407u;
 	r = bias_copy(s);
 	if (r < 0) {
@@ -188,7 +203,8 @@ void sampler_accept(struct sampler *s, int32_t id)
 	s->history[s->n_history++ % HISTORY] = id;
 }
 
-/* 53 random bits as a number in [0, 1): the 64-bit RXS-M-XS permutation of a linear congruential step. */
+/* 53 random bits as a number in [0, 1): the 64-bit RXS-M-XS permutation of a linear congruential
+ * step. */
 static double draw_uniform(struct sampler *s)
 {
 	uint64_t x = s->rng, w = ((x >> ((x >> 59) + 5)) ^ x) * 12605985483714917081u;
@@ -216,7 +232,8 @@ static float penalize(const struct sampler_params *p, float x, uint32_t count)
 static uint32_t patch_build(struct sampler *s, const float *logits)
 {
 	int32_t seen[HISTORY];
-	uint32_t n_seen = s->penalties ? (uint32_t)MIN(s->n_history, (uint64_t)HISTORY) : 0, n = 0, b = 0, h = 0;
+	uint32_t n_seen = s->penalties ? (uint32_t)MIN(s->n_history, (uint64_t)HISTORY) : 0, n = 0,
+		 b = 0, h = 0;
 
 	memcpy(seen, s->history, n_seen * sizeof(*seen));
 	qsort(seen, n_seen, sizeof(*seen), id_cmp);
@@ -241,8 +258,8 @@ static uint32_t patch_build(struct sampler *s, const float *logits)
 	return n;
 }
 
-/* Logits [i0, i0 + n) of the row with patches applied; buf is used only when there are some. Blocks are asked for in
- * ascending order; i0 = 0 starts a new pass. */
+/* Logits [i0, i0 + n) of the row with patches applied; buf is used only when there are some. Blocks
+ * are asked for in ascending order; i0 = 0 starts a new pass. */
 static const float *row_block(struct row *r, uint32_t i0, uint32_t n, float buf[BLOCK])
 {
 	const float *x = r->x + i0;
@@ -259,7 +276,8 @@ static const float *row_block(struct row *r, uint32_t i0, uint32_t n, float buf[
 	return buf;
 }
 
-/* Largest of n values; false when one of them is NaN or +INFINITY. Lanes so that the compiler can use vectors. */
+/* Largest of n values; false when one of them is NaN or +INFINITY. Lanes so that the compiler can
+ * use vectors. */
 static bool block_max(const float *x, uint32_t n, float *ret)
 {
 	float m[LANES], best = -INFINITY;
@@ -284,14 +302,16 @@ static bool block_max(const float *x, uint32_t n, float *ret)
 	return any == 0;
 }
 
-/* y = exp(x) for x <= 0 (0 below -87), relative error < 2e-7: the power of two by its bits, the rest by a polynomial.
- * No branches and no calls, so that the compiler can use vectors: the kernels' exp is an fma chain, which costs ten
- * times as much on machines whose baseline has no fma. */
+/* y = exp(x) for x <= 0 (0 below -87), relative error < 2e-7: the power of two by its bits, the
+ * rest by a polynomial. No branches and no calls, so that the compiler can use vectors: the
+ * kernels' exp is an fma chain, which costs ten times as much on machines whose baseline has no
+ * fma. */
 static void exp_lanes(float y[LANES], const float x[LANES])
 {
 	for (uint32_t l = 0; l < LANES; l++) {
 		float v = x[l] < -87.0f ? -87.0f : x[l], f, p;
-		int32_t n = (int32_t)(v * 1.44269504f - 0.5f);          /* to nearest, v is not positive */
+		/* to nearest, v is not positive */
+		int32_t n = (int32_t)(v * 1.44269504f - 0.5f);
 		union {
 			int32_t i;
 			float f;
@@ -345,7 +365,8 @@ static int row_argmax(struct row *r, float *ret_x, int32_t *ret_id)
 	return 0;
 }
 
-/* w[i] = exp((x[i] - best) / temp), 0 where the probability at temperature 1 is below min_p of the best's. */
+/* w[i] = exp((x[i] - best) / temp), 0 where the probability at temperature 1 is below min_p of the
+ * best's. */
 static void block_weights(float *w, const float *x, uint32_t n, float best, float temp, float min_p)
 {
 	for (uint32_t i = 0; i < n; i += LANES) {
@@ -430,7 +451,8 @@ static void cand_sort(struct cand *c, uint32_t n)
 	}
 }
 
-/* The k best of the row, sorted. Ids ascend, so an equal logit that comes later loses: one strict comparison. */
+/* The k best of the row, sorted. Ids ascend, so an equal logit that comes later loses: one strict
+ * comparison. */
 static uint32_t row_top(struct row *r, uint32_t k, struct cand *c)
 {
 	float buf[BLOCK], threshold = -INFINITY;
@@ -497,8 +519,9 @@ static int deviation_cmp(const void *a, const void *b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
-/* Typical-p: keep the candidates whose surprise is nearest to the entropy until they hold typical_p of the mass.
- * surprise - entropy = mean of (x - best) - (x - best): the normalizer cancels, no logarithm is taken. */
+/* Typical-p: keep the candidates whose surprise is nearest to the entropy until they hold typical_p
+ * of the mass. surprise - entropy = mean of (x - best) - (x - best): the normalizer cancels, no
+ * logarithm is taken. */
 static uint32_t cut_typical(struct cand *c, uint32_t n, float typical_p, float best)
 {
 	double total = cand_weigh(c, n, best, 1), mean = 0;
@@ -506,8 +529,11 @@ static uint32_t cut_typical(struct cand *c, uint32_t n, float typical_p, float b
 	for (uint32_t i = 0; i < n; i++)
 		mean += (double)c[i].p * ((double)c[i].x - (double)best);
 	mean /= total;
-	for (uint32_t i = 0; i < n; i++)        /* the key takes x's place; x comes back from p's place below */
-		c[i] = (struct cand){ .x = (float)fabs((double)c[i].x - (double)best - mean), .p = c[i].x, .id = c[i].id };
+	/* the key takes x's place; x comes back from p's place below */
+	for (uint32_t i = 0; i < n; i++)
+		c[i] = (struct cand){ .x = (float)fabs((double)c[i].x - (double)best - mean),
+			              .p = c[i].x,
+			              .id = c[i].id };
 	qsort(c, n, sizeof(*c), deviation_cmp);
 	for (uint32_t i = 0; i < n; i++)
 		c[i] = (struct cand){ .x = c[i].p, .p = exp_one(c[i].p - best), .id = c[i].id };
@@ -516,7 +542,8 @@ static uint32_t cut_typical(struct cand *c, uint32_t n, float typical_p, float b
 	return n;
 }
 
-/* Top-p over the whole vocabulary: its mass needs one pass, its head rarely more than the first try. */
+/* Top-p over the whole vocabulary: its mass needs one pass, its head rarely more than the first
+ * try. */
 static uint32_t row_nucleus(struct sampler *s, struct row *r, float best)
 {
 	double total = row_sum_exp(r, best, 1, 0, NULL);
@@ -566,7 +593,8 @@ static int32_t draw_cand(struct cand *c, uint32_t n, float temp, double u)
 	return c[last].id;
 }
 
-/* Draw from the whole vocabulary without a candidate list: find the block by the sums, then the id in it. */
+/* Draw from the whole vocabulary without a candidate list: find the block by the sums, then the id
+ * in it. */
 static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 {
 	double target = u * row_sum_exp(r, best, s->p.temp, s->p.min_p, s->block_sum), cum = 0;
@@ -580,7 +608,8 @@ static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 		at = b;
 		if (target < s->block_sum[b])
 			break;
-		target -= s->block_sum[b];      /* after the last block rounding may leave some: its last id then */
+		/* after the last block rounding may leave some: its last id then */
+		target -= s->block_sum[b];
 	}
 	i0 = at * BLOCK;
 	n = MIN((uint32_t)BLOCK, r->n - i0);
@@ -596,7 +625,8 @@ static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 }
 
 /* Log-probabilities of the raw distribution: no bias, no penalties, temperature 1. */
-static int report(struct sampler *s, const float *logits, int32_t id, struct logprob *own, struct logprob *top)
+static int report(struct sampler *s, const float *logits, int32_t id, struct logprob *own,
+                  struct logprob *top)
 {
 	struct row raw = { .x = logits, .n = s->n_vocab };
 	struct cand c[LOGPROBS_MAX];
@@ -615,13 +645,16 @@ static int report(struct sampler *s, const float *logits, int32_t id, struct log
 	if (!top || s->p.n_logprobs == 0)
 		return 0;
 	n = row_top(&raw, s->p.n_logprobs, c);
-	for (uint32_t i = 0; i < s->p.n_logprobs; i++)  /* fewer finite logits than asked for: id -1 */
-		top[i] = i < n ? (struct logprob){ .id = c[i].id, .logprob = (float)((double)c[i].x - lse) } :
-		                 (struct logprob){ .id = -1, .logprob = -INFINITY };
+	/* fewer finite logits than asked for: id -1 */
+	for (uint32_t i = 0; i < s->p.n_logprobs; i++)
+		top[i] = i < n ? (struct logprob){ .id = c[i].id,
+			                           .logprob = (float)((double)c[i].x - lse) }
+		               : (struct logprob){ .id = -1, .logprob = -INFINITY };
 	return 0;
 }
 
-int sampler_sample(struct sampler *s, const float *logits, int32_t *ret, struct logprob *own, struct logprob *top)
+int sampler_sample(struct sampler *s, const float *logits, int32_t *ret, struct logprob *own,
+                   struct logprob *top)
 {
 	struct row row = { .x = logits, .n = s->n_vocab, .patch = s->patch };
 	int32_t id;

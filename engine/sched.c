@@ -1,7 +1,8 @@
 /* sched - see the header. Users and clients live as long as they have requests.
  *
  * Invariants:
- * 1. served never falls; one that joins starts at the clock, so it is never owed work from before it came.
+ * 1. served never falls; one that joins starts at the clock, so it is never owed work from before
+ *    it came.
  * 2. n_running counts items of the client (user) with running set. */
 #include "engine/sched.h"
 #include <errno.h>

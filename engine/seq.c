@@ -1,9 +1,10 @@
 /* seq - the life of a request, without engine, batch or threads around it.
  *
  * Invariants:
- * 1. n_done <= n_tokens; a row of logits is used once (n_rows), however often its token is computed.
- * 2. A slice never crosses from prompt tokens to generated ones, nor from rows already used to new ones on the
- *    decode path: which path computes a token depends on its index alone.
+ * 1. n_done <= n_tokens; a row of logits is used once (n_rows), however often its token is
+ *    computed.
+ * 2. A slice never crosses from prompt tokens to generated ones, nor from rows already used to new
+ *    ones on the decode path: which path computes a token depends on its index alone.
  * 3. sink.room is asked before a row is computed, so using it never has to wait. */
 #include "engine/seq.h"
 #include <errno.h>
@@ -13,7 +14,8 @@
 #include "base/num.h"
 
 enum {
-	ROOM_TOKEN = TOK_PIECE_MAX + STOP_LEN_MAX + 64, /* text of one token, held text before it, and the record */
+	/* text of one token, held text before it, and the record */
+	ROOM_TOKEN = TOK_PIECE_MAX + STOP_LEN_MAX + 64,
 	ROOM_ROW = 64,                                  /* a row's record without its floats */
 };
 
@@ -134,14 +136,16 @@ size_t seq_room(const struct request_state *s, uint32_t n_logits)
 }
 
 /* === What becomes of a row === */
-int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos, float *ret_logprob)
+int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
+                 float *ret_logprob)
 {
 	bool report = s->r->sampling.n_logprobs > 0;
 	double lse;
 	float max;
 
 	if (s->r->kind == REQUEST_GENERATE)
-		return sampler_sample(s->sampler, row, &s->id, report ? &s->own : NULL, report ? s->top : NULL);
+		return sampler_sample(s->sampler, row, &s->id, report ? &s->own : NULL,
+		                      report ? s->top : NULL);
 	if (s->r->kind != REQUEST_SCORE)
 		return 0;
 	k->logsumexp(row, s->r->model->hp.n_vocab, &max, &lse);
@@ -191,15 +195,16 @@ static int use_token(struct request_state *s, enum finish *ret_finish)
 		e = stop_push(&s->stop, s->text.p, s->text.n, last);
 	if (e < 0)
 		return e;
-	r->sink.token(r->user, s->id, s->stop.out > 0 ? s->stop.text.p : "", s->stop.out, n_top > 0 ? &s->own : NULL,
-	              s->top, n_top);
+	r->sink.token(r->user, s->id, s->stop.out > 0 ? s->stop.text.p : "", s->stop.out,
+	              n_top > 0 ? &s->own : NULL, s->top, n_top);
 	if (!last && !s->stop.hit)
 		return 0;
 	*ret_finish = eog || s->stop.hit ? FINISH_STOP : FINISH_LENGTH;
 	return SEQ_E_END;
 }
 
-int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob, enum finish *ret_finish)
+int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob,
+                enum finish *ret_finish)
 {
 	struct request *r = s->r;
 

@@ -1,8 +1,10 @@
-/* seq - one request on its way: which tokens to compute next, what becomes of a row of logits, when it is over.
+/* seq - one request on its way: which tokens to compute next, what becomes of a row of logits, when
+ * it is over.
  *
- * A sequence knows its tokens (prompt, then generated ones) and how many of them are in the KV store. Whatever is
- * missing is computed next, so a preempted sequence starts over with n_done = 0 and needs no case of its own.
- * Made on the submitting thread (seq_new), then touched by the engine thread only. */
+ * A sequence knows its tokens (prompt, then generated ones) and how many of them are in the KV
+ * store. Whatever is missing is computed next, so a preempted sequence starts over with n_done = 0
+ * and needs no case of its own. Made on the submitting thread (seq_new), then touched by the engine
+ * thread only. */
 #pragma once
 #include "base/err.h"
 #include "engine/exec.h"
@@ -35,7 +37,8 @@ struct request_state {
 	uint32_t n_path;                /* the first n_path tokens take the prompt path */
 	uint32_t n_done;                /* tokens in the KV store */
 	uint32_t n_rows;                /* tokens whose row of logits was used */
-	uint32_t n_out, max_out;        /* GENERATE: tokens made and allowed; READ: steps done and asked for */
+	/* GENERATE: tokens made and allowed; READ: steps done and asked for */
+	uint32_t n_out, max_out;
 	size_t room_wanted;             /* parked: room that was missing */
 
 	uint32_t grant;                 /* tokens in the step being built */
@@ -45,33 +48,43 @@ struct request_state {
 	int32_t id;
 	struct logprob own, top[SEQ_TOP_MAX];
 
-	double t_submit, t_start, t_prompt, t_first, t_last;    /* seconds, monotonic; 0 = not yet */
+	/* seconds, monotonic; 0 = not yet */
+	double t_submit, t_start, t_prompt, t_first, t_last;
 	double sum_nll, sum_nll_sq, read_s;
 	uint64_t n_scored, bytes_read;
 };
 double seq_now(void);                   /* monotonic seconds */
 
-/* r has passed request_check; max_out is what context and max_tokens allow. r stays the caller's on error. */
+/* r has passed request_check; max_out is what context and max_tokens allow. r stays the caller's on
+ * error. */
 int seq_new(struct request_state **ret, struct request *r, uint32_t max_out);
-struct request_state *seq_free(struct request_state *s);        /* not the request, not its place in sched */
+/* not the request, not its place in sched */
+struct request_state *seq_free(struct request_state *s);
 DEFINE_FREEP(struct request_state, seq_free)
 
-uint32_t seq_total(const struct request_state *s);      /* tokens that have to be in the KV store by what is known */
-uint32_t seq_most(const struct request_state *s);       /* the same at the request's end, if it goes to its limit */
+/* tokens that have to be in the KV store by what is known */
+uint32_t seq_total(const struct request_state *s);
+/* the same at the request's end, if it goes to its limit */
+uint32_t seq_most(const struct request_state *s);
 bool seq_is_decode(const struct request_state *s);      /* next is one row on the decode path */
-uint32_t seq_border(const struct request_state *s);     /* tokens [n_done, border) may go in one slice */
+/* tokens [n_done, border) may go in one slice */
+uint32_t seq_border(const struct request_state *s);
 /* Rows of logits that are needed of the slice [n_done, n_done + n): those of its last tokens. */
 uint32_t seq_logits(const struct request_state *s, uint32_t n);
-size_t seq_room(const struct request_state *s, uint32_t n_logits);      /* bytes of output they make at most */
+/* bytes of output they make at most */
+size_t seq_room(const struct request_state *s, uint32_t n_logits);
 
-/* The part of a row that any thread may do: GENERATE draws, SCORE looks up. pos: position of the row's token.
- * 0, -EBADMSG for a row that is no distribution. */
-int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos, float *ret_logprob);
-/* The rest, on the engine thread, in order of pos: calls the sink. SEQ_E_END with *ret_finish when the request is over
- * by this row. */
+/* The part of a row that any thread may do: GENERATE draws, SCORE looks up. pos: position of the
+ * row's token. 0, -EBADMSG for a row that is no distribution. */
+int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
+                 float *ret_logprob);
+/* The rest, on the engine thread, in order of pos: calls the sink. SEQ_E_END with *ret_finish when
+ * the request is over by this row. */
 enum { _SEQ_E_SUCCESS, SEQ_E_END };
-int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob, enum finish *ret_finish);
-void seq_result(const struct request_state *s, struct request_result *ret);     /* but for finish, code and err */
+int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob,
+                enum finish *ret_finish);
+/* but for finish, code and err */
+void seq_result(const struct request_state *s, struct request_result *ret);
 /* Sentence for a person: the model's name, made printable. */
 enum { MODEL_LABEL_MAX = 80 };
 const char *model_label(const struct model *m, char buf[MODEL_LABEL_MAX]);

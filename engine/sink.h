@@ -1,5 +1,5 @@
-/* sink - the engine's only way up. Called on the engine thread; must not block, allocate without bound, or call
- * back into the engine. */
+/* sink - the engine's only way up. Called on the engine thread; must not block, allocate without
+ * bound, or call back into the engine. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -8,8 +8,9 @@
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
 struct request_timing {
-	double prompt_s, first_token_s, decode_s;      /* first_token_s counts from submit; decode_s from the first token
-	                                                * (LOGITS: from the last prompt row) to the last */
+	/* first_token_s counts from submit; decode_s from the first token (LOGITS: from the last
+	 * prompt row) to the last */
+	double prompt_s, first_token_s, decode_s;
 };
 struct request_result {
 	enum finish finish;
@@ -24,14 +25,17 @@ struct request_result {
 	double read_s;
 };
 struct sink {
-	/* Room for at least n more bytes of output? false parks the sequence until engine_wake. Asked before rows are
-	 * computed, perhaps several times for growing or shrinking n: the last answer holds until the output comes. */
+	/* Room for at least n more bytes of output? false parks the sequence until engine_wake.
+	 * Asked before rows are computed, perhaps several times for growing or shrinking n: the
+	 * last answer holds until the output comes. */
 	bool (*room)(void *user, size_t n);
-	/* A generated token, the one that ends the generation included: text it makes visible (may be empty), its
-	 * log-probabilities (own NULL and n_top 0 unless sampling.n_logprobs > 0). */
+	/* A generated token, the one that ends the generation included: text it makes visible (may
+	 * be empty), its log-probabilities (own NULL and n_top 0 unless sampling.n_logprobs >
+	 * 0). */
 	void (*token)(void *user, int32_t id, const char *text, size_t n, const struct logprob *own,
 	              const struct logprob *top, uint32_t n_top);
-	/* REQUEST_LOGITS: row of n_vocab floats after token `index`. REQUEST_SCORE: row is NULL and logprob is that of token index. */
+	/* REQUEST_LOGITS: row of n_vocab floats after token `index`. REQUEST_SCORE: row is NULL and
+	 * logprob is that of token index. */
 	void (*row)(void *user, uint32_t index, const float *row, uint32_t n_vocab, float logprob);
 	/* Last call for a request; then the engine has forgotten it. */
 	void (*done)(void *user, const struct request_result *result);

@@ -1,6 +1,6 @@
-/* stop - each new byte is compared as the end of every stop string; strings are few and short, so there is no
- * automaton. Invariant: between pushes text holds the bytes not given out yet, all of them a proper prefix of
- * some stop string, preceded by `out` bytes that were. */
+/* stop - each new byte is compared as the end of every stop string; strings are few and short, so
+ * there is no automaton. Invariant: between pushes text holds the bytes not given out yet, all of
+ * them a proper prefix of some stop string, preceded by `out` bytes that were. */
 #include "engine/stop.h"
 #include <errno.h>
 #include <string.h>
