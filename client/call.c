@@ -1,8 +1,9 @@
 /* call - requests: arguments to a frame, and an entry in the list of open calls.
  *
- * Structs from the caller may be shorter (an older program) or longer (a newer one) than ours: what is missing is zero,
- * what we do not know must be zero. Nothing of the caller's is kept after the call has returned: the frame is packed,
- * and bytes too large for it are copied into a sealed memfd. */
+ * Structs from the caller may be shorter (an older program) or longer (a newer one) than ours: what
+ * is missing is zero, what we do not know must be zero. Nothing of the caller's is kept after the
+ * call has returned: the frame is packed, and bytes too large for it are copied into a sealed
+ * memfd. */
 #include "config.h"
 #include <errno.h>
 #include "base/num.h"
@@ -21,17 +22,21 @@ static int args_copy(struct qllm *q, void *to, size_t size, const void *from)
 
 	memcpy(&given, from, sizeof(given));
 	if (given < sizeof(given))
-		return error_set(q, -EINVAL, EXIT_USAGE, "the argument struct has no size: initialise it with its macro");
+		return error_set(q, -EINVAL, EXIT_USAGE,
+		                 "the argument struct has no size: initialise it with its macro");
 	for (size_t i = size; i < given; i++)
 		if (((const char *)from)[i])
-			return error_set(q, -EINVAL, EXIT_USAGE, "an argument is newer than this libqllm (%s)", PACKAGE_VERSION);
+			return error_set(q, -EINVAL, EXIT_USAGE,
+			                 "an argument is newer than this libqllm (%s)",
+			                 PACKAGE_VERSION);
 	memset(to, 0, size);
 	memcpy(to, from, MIN(size, given));
 	return 0;
 }
 
 /* Send frame as a new request. Consumes fds. */
-static int64_t submit(struct qllm *q, Qllm__Frame *frame, struct frame_fds *fds, qllm_event_fn fn, void *user)
+static int64_t submit(struct qllm *q, Qllm__Frame *frame, struct frame_fds *fds, qllm_event_fn fn,
+                      void *user)
 {
 	struct call *call;
 	int r = conn_ready(q);
@@ -46,8 +51,11 @@ static int64_t submit(struct qllm *q, Qllm__Frame *frame, struct frame_fds *fds,
 		frame->id = call->id;
 		r = conn_send(q, frame, fds);
 		if (r < 0)
-			error_set(q, r, r == -EMSGSIZE ? EXIT_USAGE : error_class_of(r), "the request could not be sent: %s",
-			          r == -EMSGSIZE ? "its names and options are longer than 64 KiB together" : strerror(-r));
+			error_set(q, r, r == -EMSGSIZE ? EXIT_USAGE : error_class_of(r),
+			          "the request could not be sent: %s",
+			          r == -EMSGSIZE
+			                  ? "its names and options are longer than 64 KiB together"
+			                  : strerror(-r));
 	} else if (r == 0) {
 		r = error_set(q, -ENOMEM, EXIT_FAILED, "no memory for the request");
 	}
@@ -73,7 +81,8 @@ static int put(struct qllm *q, Qllm__Blob *blob, const void *p, size_t n, struct
 	int r = blob_put(blob, p, n, fds);
 
 	if (r < 0) {
-		error_set(q, r, EXIT_FAILED, "%zu bytes do not fit a memory file: %s", n, strerror(-r));
+		error_set(q, r, EXIT_FAILED, "%zu bytes do not fit a memory file: %s", n,
+		          strerror(-r));
 		frame_fds_deinit(fds);
 	}
 	return r;
@@ -126,7 +135,8 @@ int64_t qllm_ps(struct qllm *q, qllm_event_fn fn, void *user)
 	return submit_plain(q, &frame, fn, user);
 }
 
-int64_t qllm_import(struct qllm *q, const struct qllm_import_args *args, qllm_event_fn fn, void *user)
+int64_t qllm_import(struct qllm *q, const struct qllm_import_args *args, qllm_event_fn fn,
+                    void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Import m = QLLM__IMPORT__INIT;
@@ -139,7 +149,8 @@ int64_t qllm_import(struct qllm *q, const struct qllm_import_args *args, qllm_ev
 	fd = dup(a.fd);
 	r = fd < 0 ? -errno : frame_fds_add(&fds, fd);
 	if (r < 0)
-		return error_set(q, r, EXIT_FAILED, "the model's descriptor cannot be passed: %s", strerror(-r));
+		return error_set(q, r, EXIT_FAILED, "the model's descriptor cannot be passed: %s",
+		                 strerror(-r));
 	m.name = str(a.name);
 	m.path = str(a.path);
 	m.has_shared = m.has_in_place = m.has_detach = true;
@@ -162,7 +173,8 @@ int64_t qllm_remove(struct qllm *q, const char *model, qllm_event_fn fn, void *u
 	return submit_plain(q, &frame, fn, user);
 }
 
-int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what, qllm_event_fn fn, void *user)
+int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what, qllm_event_fn fn,
+                  void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Show m = QLLM__SHOW__INIT;
@@ -186,7 +198,8 @@ int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *u
 	return submit_plain(q, &frame, fn, user);
 }
 
-int64_t qllm_estimate(struct qllm *q, const struct qllm_estimate_args *args, qllm_event_fn fn, void *user)
+int64_t qllm_estimate(struct qllm *q, const struct qllm_estimate_args *args, qllm_event_fn fn,
+                      void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Estimate m = QLLM__ESTIMATE__INIT;
@@ -235,8 +248,8 @@ int64_t qllm_unload(struct qllm *q, const char *model, qllm_event_fn fn, void *u
 	return submit_plain(q, &frame, fn, user);
 }
 
-int64_t qllm_tokenize(struct qllm *q, const char *model, const void *text, size_t n, unsigned flags, qllm_event_fn fn,
-                      void *user)
+int64_t qllm_tokenize(struct qllm *q, const char *model, const void *text, size_t n, unsigned flags,
+                      qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Tokenize m = QLLM__TOKENIZE__INIT;
@@ -256,7 +269,8 @@ int64_t qllm_tokenize(struct qllm *q, const char *model, const void *text, size_
 	return submit(q, &frame, &fds, fn, user);
 }
 
-int64_t qllm_detokenize(struct qllm *q, const char *model, const int32_t *ids, size_t n, qllm_event_fn fn, void *user)
+int64_t qllm_detokenize(struct qllm *q, const char *model, const int32_t *ids, size_t n,
+                        qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Detokenize m = QLLM__DETOKENIZE__INIT;
@@ -273,7 +287,8 @@ int64_t qllm_detokenize(struct qllm *q, const char *model, const int32_t *ids, s
 	return submit(q, &frame, &fds, fn, user);
 }
 
-int64_t qllm_template(struct qllm *q, const char *model, const char *messages, const char *tools, qllm_event_fn fn, void *user)
+int64_t qllm_template(struct qllm *q, const char *model, const char *messages, const char *tools,
+                      qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Template m = QLLM__TEMPLATE__INIT;
@@ -293,9 +308,10 @@ int64_t qllm_template(struct qllm *q, const char *model, const char *messages, c
 	return submit(q, &frame, &fds, fn, user);
 }
 
-/* Fields that were not given stay absent: the daemon's defaults are the only ones. bias: a.n_bias rows of scratch. */
-static void fill_sampling(Qllm__Sampling *s, const struct qllm_generate_args *a, Qllm__LogitBias *bias,
-                          Qllm__LogitBias **bias_ptr)
+/* Fields that were not given stay absent: the daemon's defaults are the only ones. bias: a.n_bias
+ * rows of scratch. */
+static void fill_sampling(Qllm__Sampling *s, const struct qllm_generate_args *a,
+                          Qllm__LogitBias *bias, Qllm__LogitBias **bias_ptr)
 {
 	s->has_temp = (a->given & QLLM_TEMP) != 0;
 	s->temp = a->temp;
@@ -328,13 +344,14 @@ static void fill_sampling(Qllm__Sampling *s, const struct qllm_generate_args *a,
 	s->n_bias = a->n_bias;
 }
 
-static int put_generate(struct qllm *q, Qllm__Generate *m, const struct qllm_generate_args *a, Qllm__Blob blobs[2],
-                        struct frame_fds *fds)
+static int put_generate(struct qllm *q, Qllm__Generate *m, const struct qllm_generate_args *a,
+                        Qllm__Blob blobs[2], struct frame_fds *fds)
 {
 	int r;
 
 	if (!!a->prompt + !!a->messages + !!a->tokens != 1)
-		return error_set(q, -EINVAL, EXIT_USAGE, "a generation wants exactly one of prompt, messages and tokens");
+		return error_set(q, -EINVAL, EXIT_USAGE,
+		                 "a generation wants exactly one of prompt, messages and tokens");
 	qllm__blob__init(&blobs[0]);
 	qllm__blob__init(&blobs[1]);
 	if (a->prompt) {
@@ -354,7 +371,8 @@ static int put_generate(struct qllm *q, Qllm__Generate *m, const struct qllm_gen
 	return r;
 }
 
-int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qllm_event_fn fn, void *user)
+int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qllm_event_fn fn,
+                      void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Generate m = QLLM__GENERATE__INIT;
@@ -396,8 +414,8 @@ int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qll
 	return submit(q, &frame, &fds, fn, user);
 }
 
-int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, size_t n, uint32_t n_prompt, qllm_event_fn fn,
-                    void *user)
+int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, size_t n,
+                    uint32_t n_prompt, qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Logits m = QLLM__LOGITS__INIT;
@@ -443,7 +461,8 @@ int64_t qllm_eval(struct qllm *q, const struct qllm_eval_args *args, qllm_event_
 	return submit(q, &frame, &fds, fn, user);
 }
 
-int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps, qllm_event_fn fn, void *user)
+int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps, qllm_event_fn fn,
+                        void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__BenchRead m = QLLM__BENCH_READ__INIT;
@@ -461,7 +480,8 @@ static void complete_event(void *user, const struct qllm_event *ev)
 	struct sbuf *text = user;
 
 	/* a failed append leaves the text short; it shows as a missing p at the end */
-	if (ev->type == QLLM_EVENT_TOKEN && text->max == 0 && sbuf_append(text, ev->token->text, ev->token->n_text) < 0)
+	if (ev->type == QLLM_EVENT_TOKEN && text->max == 0 &&
+	    sbuf_append(text, ev->token->text, ev->token->n_text) < 0)
 		text->max = 1;
 }
 

@@ -1,11 +1,13 @@
 /* conn - the connection of a struct qllm: found, made, kept, lost, made again.
  *
- * 1. The epoll descriptor is what the caller polls. It holds the socket of the moment and the kick, so it stays the same
- *    number over reconnections and wants only POLLIN of its poller, whatever we wait for.
- * 2. Any thread may send (qllm_cancel); so the socket, the queue behind it and the ids are under the lock. Everything
- *    else belongs to the one thread that uses the struct.
+ * 1. The epoll descriptor is what the caller polls. It holds the socket of the moment and the kick,
+ *    so it stays the same number over reconnections and wants only POLLIN of its poller, whatever
+ *    we wait for.
+ * 2. Any thread may send (qllm_cancel); so the socket, the queue behind it and the ids are under
+ *    the lock. Everything else belongs to the one thread that uses the struct.
  * 3. Frames keep their order: nothing is sent past a queued one.
- * 4. A failed send loses nothing but time: the socket then reads as closed, and dispatch ends the calls. */
+ * 4. A failed send loses nothing but time: the socket then reads as closed, and dispatch ends the
+ *    calls. */
 #include "config.h"
 #include <errno.h>
 #include <poll.h>
@@ -41,7 +43,8 @@ static void poll_out(struct qllm *q, bool on)
 {
 	struct epoll_event ev = { .events = EPOLLIN | (on ? EPOLLOUT : 0) };
 
-	if (q->polls_out != on && q->sock >= 0 && epoll_ctl(q->epoll, EPOLL_CTL_MOD, q->sock, &ev) == 0)
+	if (q->polls_out != on && q->sock >= 0 &&
+	    epoll_ctl(q->epoll, EPOLL_CTL_MOD, q->sock, &ev) == 0)
 		q->polls_out = on;
 }
 
@@ -88,7 +91,8 @@ int conn_send(struct qllm *q, const Qllm__Frame *frame, const struct frame_fds *
 	} else {
 		r = -EAGAIN;
 		if (list_empty(&q->out))
-			r = fd_sendmsg(q->sock, p, n, fds ? fds->fd : NULL, fds ? fds->n : 0, MSG_DONTWAIT);
+			r = fd_sendmsg(q->sock, p, n, fds ? fds->fd : NULL, fds ? fds->n : 0,
+			               MSG_DONTWAIT);
 		if (r == -EAGAIN)
 			r = queue_out(q, STEAL(p), n, fds);
 		else if (is_loss(r))
@@ -159,15 +163,18 @@ void conn_lose(struct qllm *q)
 		(void)!write(q->kick, &one, sizeof(one));
 }
 
-/* One attempt. -errno of connect; err has the reason in words only when the daemon itself objected. */
+/* One attempt. -errno of connect; err has the reason in words only when the daemon itself
+ * objected. */
 static int dial(struct qllm *q, const char *path, int *ret, struct err *err)
 {
-	struct timeval tv = { .tv_sec = q->timeout_ms / 1000, .tv_usec = q->timeout_ms % 1000 * 1000 };
+	struct timeval tv = { .tv_sec = q->timeout_ms / 1000,
+		              .tv_usec = q->timeout_ms % 1000 * 1000 };
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = -1;
 
 	if (strlen(path) >= sizeof(sa.sun_path))
-		return err_set(err, -ENAMETOOLONG, "%.200s: longer than the %zu bytes a socket path may have", path,
+		return err_set(err, -ENAMETOOLONG,
+		               "%.200s: longer than the %zu bytes a socket path may have", path,
 		               sizeof(sa.sun_path) - 1);
 	memcpy(sa.sun_path, path, strlen(path));
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -183,7 +190,8 @@ static int dial(struct qllm *q, const char *path, int *ret, struct err *err)
 	return 0;
 }
 
-/* Welcome brings the two descriptors of the data plane; an Error in its place ends the attempt with the daemon's words. */
+/* Welcome brings the two descriptors of the data plane; an Error in its place ends the attempt with
+ * the daemon's words. */
 static int welcome(struct frame_in *f, struct ring_reader **ret, int *ret_class, struct err *err)
 {
 	const Qllm__Frame *frame = f->frame;
@@ -198,14 +206,17 @@ static int welcome(struct frame_in *f, struct ring_reader **ret, int *ret_class,
 	if (frame->body_case != QLLM__FRAME__BODY_WELCOME)
 		return err_set(err, -EPROTO, "the daemon did not answer with Welcome");
 	if (frame->welcome->protocol != PROTO_VERSION)
-		return err_set(err, -EPROTO, "the daemon speaks protocol %u, this library %u: update the older one",
-		               frame->welcome->protocol, PROTO_VERSION);
+		return err_set(
+			err, -EPROTO,
+			"the daemon speaks protocol %u, this library %u: update the older one",
+			frame->welcome->protocol, PROTO_VERSION);
 	if (f->fds.n < 2)
 		return err_set(err, -EPROTO, "the daemon's Welcome lacks the ring descriptors");
 	return ring_reader_new(ret, f->fds.fd[0], f->fds.fd[1], frame->welcome->ring_bytes, err);
 }
 
-static int handshake(struct qllm *q, int fd, struct ring_reader **ret, int *ret_class, struct err *err)
+static int handshake(struct qllm *q, int fd, struct ring_reader **ret, int *ret_class,
+                     struct err *err)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Hello hello = QLLM__HELLO__INIT;
@@ -223,14 +234,17 @@ static int handshake(struct qllm *q, int fd, struct ring_reader **ret, int *ret_
 	if (r == 0)
 		r = frame_recv(&f, fd, MSG_TO_CLIENT, 0, q->buf, err);
 	if (r == -EAGAIN || r == FRAME_E_AGAIN)
-		return err_set(err, -ETIMEDOUT, "the daemon accepted the connection but did not answer within %d ms",
+		return err_set(err, -ETIMEDOUT,
+		               "the daemon accepted the connection but did not answer within %d ms",
 		               q->timeout_ms);
 	if (r == FRAME_E_EOF || is_loss(r))
-		return err_set(err, -ECONNRESET, "the daemon closed the connection at once (its log says why)");
+		return err_set(err, -ECONNRESET,
+		               "the daemon closed the connection at once (its log says why)");
 	if (r < 0)
 		return r;
-	r = r == FRAME_E_UNKNOWN ? err_set(err, -EPROTO, "the daemon's first frame is unknown to this library")
-	                         : welcome(&f, ret, ret_class, err);
+	r = r == FRAME_E_UNKNOWN
+	            ? err_set(err, -EPROTO, "the daemon's first frame is unknown to this library")
+	            : welcome(&f, ret, ret_class, err);
 	frame_in_deinit(&f);
 	return r;
 }
@@ -294,10 +308,15 @@ int qllm_connect(struct qllm *q)
 			break;
 	}
 	if (r == -ENOENT || r == -ECONNREFUSED)
-		return error_set(q, r, exit_class, "no qllmd answers at %s%s%s (%s): start it, or name its socket with "
-		                 "QLLM_SOCKET or --socket", path[0], n > 1 ? " or " : "", n > 1 ? path[1] : "", strerror(-r));
+		return error_set(
+			q, r, exit_class,
+			"no qllmd answers at %s%s%s (%s): start it, or name its socket with "
+			"QLLM_SOCKET or --socket",
+			path[0], n > 1 ? " or " : "", n > 1 ? path[1] : "", strerror(-r));
 	if (r == -EACCES || r == -EPERM)
-		return error_set(q, r, exit_class, "%s: permission denied: join the group that owns the socket", path[i]);
+		return error_set(q, r, exit_class,
+		                 "%s: permission denied: join the group that owns the socket",
+		                 path[i]);
 	if (r == 0)
 		r = handshake(q, fd, &ring, &exit_class, &err);
 	if (r == 0)
@@ -314,7 +333,8 @@ int conn_ready(struct qllm *q)
 	struct pollfd p = { .fd = q->sock };    /* POLLHUP and POLLERR come unasked */
 
 	/* inside an event function the ring is in use; a loss shows after it */
-	if (q->sock >= 0 && !q->dispatching && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)))
+	if (q->sock >= 0 && !q->dispatching && poll(&p, 1, 0) > 0 &&
+	    (p.revents & (POLLHUP | POLLERR)))
 		conn_lose(q);
 	return q->sock >= 0 ? 0 : qllm_connect(q);
 }
@@ -342,7 +362,8 @@ int qllm_new(struct qllm **ret, const struct qllm_options *options)
 	q->ring_bytes = o.ring_bytes;
 	q->timeout_ms = o.timeout_ms > 0 ? o.timeout_ms : 10000;
 	q->client = mem_strndup(o.client ? o.client : "libqllm " PACKAGE_VERSION,
-	                        o.client ? strnlen(o.client, HELLO_CLIENT_MAX) : strlen("libqllm " PACKAGE_VERSION));
+	                        o.client ? strnlen(o.client, HELLO_CLIENT_MAX)
+	                                 : strlen("libqllm " PACKAGE_VERSION));
 	q->socket = o.socket ? mem_strdup(o.socket) : NULL;
 	if (!q->client || (o.socket && !q->socket))
 		return -ENOMEM;
@@ -426,7 +447,8 @@ int qllm_dispatch(struct qllm *q)
 	int r = 0;
 
 	if (q->dispatching)
-		return error_set(q, -EDEADLK, EXIT_FAILED, "qllm_dispatch was called inside an event function");
+		return error_set(q, -EDEADLK, EXIT_FAILED,
+		                 "qllm_dispatch was called inside an event function");
 	q->dispatching = true;
 	q->n_events = 0;
 	(void)!read(q->kick, &n, sizeof(n));
@@ -446,7 +468,8 @@ int qllm_dispatch(struct qllm *q)
 	q->dispatching = true;
 	stream_lost(q);
 	q->dispatching = false;
-	return r < 0 ? error_set(q, -ECONNRESET, EXIT_UNREACHABLE, "the connection to %s was lost", qllm_socket(q))
+	return r < 0 ? error_set(q, -ECONNRESET, EXIT_UNREACHABLE, "the connection to %s was lost",
+	                         qllm_socket(q))
 	             : (int)MIN(q->n_events, (unsigned)INT32_MAX);
 }
 
@@ -472,11 +495,13 @@ int qllm_wait(struct qllm *q, int64_t id, int timeout_ms)
 			break;
 		if (timeout_ms >= 0 && left <= 0) {
 			q->wait_id = 0;
-			return error_set(q, -ETIMEDOUT, EXIT_TIMEOUT, "no end within %d ms", timeout_ms);
+			return error_set(q, -ETIMEDOUT, EXIT_TIMEOUT, "no end within %d ms",
+			                 timeout_ms);
 		}
 		if (poll(&p, 1, left < 0 ? -1 : (int)left + 1) < 0) {
 			q->wait_id = 0;
-			return error_set(q, -errno, EXIT_INTERRUPTED, "waiting: %s", strerror(errno));
+			return error_set(q, -errno, EXIT_INTERRUPTED, "waiting: %s",
+			                 strerror(errno));
 		}
 	}
 	return q->wait_code;

@@ -22,7 +22,8 @@ struct qllm {
 	uint64_t ring_bytes;
 	int timeout_ms;
 
-	int epoll, kick;                /* kick: eventfd that makes epoll readable when lost calls wait to be told */
+	/* kick: eventfd that makes epoll readable when lost calls wait to be told */
+	int epoll, kick;
 	pthread_mutex_t lock;           /* guards the four below: senders on any thread */
 	int sock;                       /* -1: no connection */
 	struct list out;                /* struct out_frame: what the socket had no room for */
@@ -34,7 +35,8 @@ struct qllm {
 	struct list calls;              /* struct call, open */
 	struct list lost;               /* struct call whose connection is gone: DONE is due */
 	bool dispatching;
-	int64_t wait_id;                /* qllm_wait's request, 0 = none; its code when it has ended */
+	/* qllm_wait's request, 0 = none; its code when it has ended */
+	int64_t wait_id;
 	int wait_code;
 	unsigned n_events;              /* of this dispatch */
 	struct err err;
@@ -43,22 +45,25 @@ struct qllm {
 };
 
 /* error.c: remember a failure for qllm_error_text; returns code. */
-int error_set(struct qllm *q, int code, int exit_class, const char *format, ...) __attribute__((format(printf, 4, 5)));
+int error_set(struct qllm *q, int code, int exit_class, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 int error_take(struct qllm *q, int code, int exit_class, const struct err *err);
-int error_of_class(unsigned exit_class);                /* negative errno for a class of Error.code */
+/* negative errno for a class of Error.code */
+int error_of_class(unsigned exit_class);
 int error_class_of(int code);                           /* and back, for failures of this side */
 
 /* conn.c */
 uint32_t conn_next_id(struct qllm *q);
-/* Send, or queue what the socket has no room for. Fds stay the caller's. Any thread. -ENOTCONN, -EMSGSIZE, -ENOMEM; a lost
- * connection is no error here: dispatch will find it. */
+/* Send, or queue what the socket has no room for. Fds stay the caller's. Any thread. -ENOTCONN,
+ * -EMSGSIZE, -ENOMEM; a lost connection is no error here: dispatch will find it. */
 int conn_send(struct qllm *q, const Qllm__Frame *frame, const struct frame_fds *fds);
 int conn_flush(struct qllm *q);
 /* Connected and, as far as can be seen without blocking, still alive; connects otherwise. */
 int conn_ready(struct qllm *q);
 /* Drop the connection; open calls become lost ones. Not while the ring is being read. */
 void conn_lose(struct qllm *q);
-void conn_wake(struct qllm *q);                         /* Wake frame to the daemon; dropped when the socket is full */
+/* Wake frame to the daemon; dropped when the socket is full */
+void conn_wake(struct qllm *q);
 
 /* stream.c: one received frame, the ring, and the calls that were lost. */
 int stream_ring(struct qllm *q);                        /* -EPROTO */
@@ -67,4 +72,5 @@ void stream_lost(struct qllm *q);
 
 /* call.c */
 struct call *call_find(struct qllm *q, uint32_t id);
-int call_list_more(struct qllm *q, struct call *call, const char *after);       /* next page of list or ps, same id */
+/* next page of list or ps, same id */
+int call_list_more(struct qllm *q, struct call *call, const char *after);

@@ -1,7 +1,8 @@
 /* ctl-args - the command line against the table.
  *
  * 1. Global options may stand before or after the command; the command's own only after it.
- * 2. An option's value is the next word or follows "=" (long) or the letter (short); it may begin with a minus.
+ * 2. An option's value is the next word or follows "=" (long) or the letter (short); it may begin
+ *    with a minus.
  * 3. "--" ends options; "-" alone is a positional argument (stdin).
  * 4. Values are checked here by kind, so a wrong one is exit 2 before anything else happens. */
 #include <errno.h>
@@ -10,7 +11,8 @@
 #include "base/num.h"
 #include "client/ctl.h"
 
-/* Edit distance with transpositions, rows of the table kept on the stack; long words are never near. */
+/* Edit distance with transpositions, rows of the table kept on the stack; long words are never
+ * near. */
 static unsigned distance(const char *a, const char *b)
 {
 	enum { MAX = 32 };
@@ -66,10 +68,12 @@ const char *ctl_nearest_cmd(const char *name)
 	return nearest;
 }
 
-static const struct ctl_opt *find_in(const struct ctl_opt *list, const char *name, size_t n, char letter)
+static const struct ctl_opt *find_in(const struct ctl_opt *list, const char *name, size_t n,
+                                     char letter)
 {
 	for (const struct ctl_opt *o = list; o && o->name; o++)
-		if (letter ? o->letter == letter : strlen(o->name) == n && memcmp(o->name, name, n) == 0)
+		if (letter ? o->letter == letter
+		           : strlen(o->name) == n && memcmp(o->name, name, n) == 0)
 			return o;
 	return NULL;
 }
@@ -119,17 +123,20 @@ static int check_value(const struct ctl_opt *o, const char *value, struct err *e
 	case CTL_COUNT:
 		r = str_to_u64(value, &u);
 		if (r < 0)
-			return err_set(err, r, "--%s wants a whole number from 0, not \"%.60s\"", o->name, value);
+			return err_set(err, r, "--%s wants a whole number from 0, not \"%.60s\"",
+			               o->name, value);
 		return 0;
 	case CTL_NUMBER:
 		/* str_to_double takes no sign; a minus is ours to accept */
 		r = str_to_double(value[0] == '-' ? value + 1 : value, &d);
 		if (r < 0 || !isfinite(d))
-			return err_set(err, -EINVAL, "--%s wants a number, not \"%.60s\"", o->name, value);
+			return err_set(err, -EINVAL, "--%s wants a number, not \"%.60s\"", o->name,
+			               value);
 		return 0;
 	case CTL_CHOICE:
 		if (!is_choice(o->value, value))
-			return err_set(err, -EINVAL, "--%s wants one of %s, not \"%.60s\"", o->name, o->value, value);
+			return err_set(err, -EINVAL, "--%s wants one of %s, not \"%.60s\"", o->name,
+			               o->value, value);
 		return 0;
 	default:
 		return 0;
@@ -154,11 +161,12 @@ static int parse_long(struct ctl *c, int argc, char **argv, int *i, struct err *
 
 	if (!o) {
 		near = nearest_opt(c, name);
-		return err_set(err, -EINVAL, "unknown option \"--%.60s\"%s%s%s", name, near ? "; did you mean --" : "",
-		               near ? near : "", near ? "?" : "");
+		return err_set(err, -EINVAL, "unknown option \"--%.60s\"%s%s%s", name,
+		               near ? "; did you mean --" : "", near ? near : "", near ? "?" : "");
 	}
 	if (o->kind == CTL_FLAG)
-		return eq ? err_set(err, -EINVAL, "--%s takes no value", o->name) : take(c, o, NULL, err);
+		return eq ? err_set(err, -EINVAL, "--%s takes no value", o->name)
+		          : take(c, o, NULL, err);
 	if (eq)
 		return take(c, o, eq + 1, err);
 	if (*i + 1 >= argc)
@@ -197,8 +205,9 @@ static int parse_command(struct ctl *c, const char *word, struct err *err)
 	if (c->cmd)
 		return 0;
 	near = ctl_nearest_cmd(word);
-	return err_set(err, -EINVAL, "unknown command \"%.60s\"%s%s%s", word, near ? "; did you mean " : "",
-	               near ? near : "", near ? "?" : " (qllmctl help lists them)");
+	return err_set(err, -EINVAL, "unknown command \"%.60s\"%s%s%s", word,
+	               near ? "; did you mean " : "", near ? near : "",
+	               near ? "?" : " (qllmctl help lists them)");
 }
 
 static bool when(const char *word, bool automatic)
@@ -206,10 +215,12 @@ static bool when(const char *word, bool automatic)
 	return strcmp(word, "auto") == 0 ? automatic : strcmp(word, "always") == 0;
 }
 
-/* NO_COLOR (no-color.org) and TERM=dumb speak for "auto" only: --color=always is a request of now. */
+/* NO_COLOR (no-color.org) and TERM=dumb speak for "auto" only: --color=always is a request of
+ * now. */
 static void apply_globals(struct ctl *c)
 {
-	const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM"), *word = ctl_text(c, "progress", "auto");
+	const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM"),
+		   *word = ctl_text(c, "progress", "auto");
 	bool plain = (no_color && *no_color) || (term && strcmp(term, "dumb") == 0);
 
 	c->json = ctl_has(c, "json");
@@ -239,8 +250,11 @@ static int check_args(const struct ctl *c, struct err *err)
 	if (c->args.n < cmd->min_args)
 		return err_set(err, -EINVAL, "%s wants %s", cmd->name, cmd->args);
 	if (c->args.n > cmd->max_args)
-		return err_set(err, -EINVAL, "%s takes %s%s; \"%.60s\" is too much (quote text that holds spaces)", cmd->name,
-		               *cmd->args ? "only " : "no arguments", cmd->args, c->args.data[cmd->max_args]);
+		return err_set(
+			err, -EINVAL,
+			"%s takes %s%s; \"%.60s\" is too much (quote text that holds spaces)",
+			cmd->name, *cmd->args ? "only " : "no arguments", cmd->args,
+			c->args.data[cmd->max_args]);
 	return 0;
 }
 

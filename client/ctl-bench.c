@@ -1,9 +1,10 @@
 /* ctl-bench - speed as a client sees it: ordinary requests, timed here.
  *
- * One repeat is three phases in turn, so that a machine that changes speed changes all of them alike: a prompt (pp), a
- * generation (tg), and the read arm, where the daemon streams the same weights through the same threads without computing.
- * Every figure is the median over the repeats. Clients are connections of their own; with more than one, a rate is the sum
- * of what all of them got. Prompts are token arrays drawn anew for each request, so no prefix is ever known. */
+ * One repeat is three phases in turn, so that a machine that changes speed changes all of them
+ * alike: a prompt (pp), a generation (tg), and the read arm, where the daemon streams the same
+ * weights through the same threads without computing. Every figure is the median over the repeats.
+ * Clients are connections of their own; with more than one, a rate is the sum of what all of them
+ * got. Prompts are token arrays drawn anew for each request, so no prefix is ever known. */
 #include <errno.h>
 #include <string.h>
 #include "base/num.h"
@@ -16,7 +17,8 @@ struct bench {
 	struct qllm *q[CTL_CLIENTS_MAX];
 	unsigned n_clients, open;
 	bool done;
-	int code;                       /* first failure of a request; the sentence is its connection's */
+	/* first failure of a request; the sentence is its connection's */
+	int code;
 	unsigned failed;                /* that connection */
 	uint32_t n_vocab;
 	uint64_t rng;
@@ -76,7 +78,8 @@ static void on_client(void *user, const struct qllm_event *ev)
 	b->done = --b->open == 0;
 }
 
-/* One request on every connection: n_prompt random tokens, n_gen generated. Fills k[]. An exit code. */
+/* One request on every connection: n_prompt random tokens, n_gen generated. Fills k[]. An exit
+ * code. */
 static int together(struct bench *b, struct bench_client *k, uint32_t n_prompt, uint32_t n_gen)
 {
 	struct qllm_generate_args args = QLLM_GENERATE_INIT;
@@ -101,15 +104,18 @@ static int together(struct bench *b, struct bench_client *k, uint32_t n_prompt, 
 		k[i] = (struct bench_client){ .b = b, .index = i, .start = ctl_now() };
 		id = qllm_generate(b->q[i], &args, on_client, &k[i]);
 		if (id < 0)
-			return ctl_fail(b->c, qllm_error_class(b->q[i]), "%s", qllm_error_text(b->q[i]));
+			return ctl_fail(b->c, qllm_error_class(b->q[i]), "%s",
+			                qllm_error_text(b->q[i]));
 		b->open++;
 	}
 	code = ctl_wait_many(b->c, b->q, b->n_clients, &b->done);
 	if (code == EXIT_OK && b->code < 0)
-		code = ctl_fail(b->c, qllm_error_class(b->q[b->failed]), "%s", qllm_error_text(b->q[b->failed]));
+		code = ctl_fail(b->c, qllm_error_class(b->q[b->failed]), "%s",
+		                qllm_error_text(b->q[b->failed]));
 	for (unsigned i = 0; code == EXIT_OK && i < b->n_clients; i++)
 		if (k[i].tokens != n_gen)
-			code = ctl_fail(b->c, EXIT_FAILED, "a client got %u of %u tokens", k[i].tokens, n_gen);
+			code = ctl_fail(b->c, EXIT_FAILED, "a client got %u of %u tokens",
+			                k[i].tokens, n_gen);
 	return code;
 }
 
@@ -141,8 +147,9 @@ static int bench_prompt(struct bench *b, uint32_t p, uint32_t depth, struct rate
 	for (unsigned i = 0; i < b->n_clients; i++)
 		if (vec_push(&b->first, k[i].first - k[i].start) < 0)
 			return ctl_fail(b->c, EXIT_FAILED, "no memory");
-	return vec_push(&rate->pp, s > 0 ? p * (double)b->n_clients / s : 0.0) < 0 ? ctl_fail(b->c, EXIT_FAILED, "no memory")
-	                                                                       : EXIT_OK;
+	return vec_push(&rate->pp, s > 0 ? p * (double)b->n_clients / s : 0.0) < 0
+	               ? ctl_fail(b->c, EXIT_FAILED, "no memory")
+	               : EXIT_OK;
 }
 
 static int bench_generate(struct bench *b, uint32_t n, uint32_t depth, struct rate *rate)
@@ -161,7 +168,8 @@ static int bench_generate(struct bench *b, uint32_t n, uint32_t depth, struct ra
 		if (vec_push(&b->whole, k[i].last - k[i].start) < 0)
 			return ctl_fail(b->c, EXIT_FAILED, "no memory");
 	}
-	return vec_push(&rate->tg, last > first ? n * (double)b->n_clients / (last - first) : 0.0) < 0
+	return vec_push(&rate->tg, last > first ? n * (double)b->n_clients / (last - first) : 0.0) <
+	                       0
 	               ? ctl_fail(b->c, EXIT_FAILED, "no memory")
 	               : EXIT_OK;
 }
@@ -180,8 +188,8 @@ static void on_fact(void *user, const struct qllm_event *ev)
 	if (ev->read)
 		f->read = *ev->read;
 	if (ev->status && !f->status)
-		f->status = json_pack("{s:s, s:s, s:i}", "cpu", ev->status->cpu, "kernels", ev->status->kernels, "threads",
-		                      (int)ev->status->threads);
+		f->status = json_pack("{s:s, s:s, s:i}", "cpu", ev->status->cpu, "kernels",
+		                      ev->status->kernels, "threads", (int)ev->status->threads);
 	ctl_on_event(&f->reply, ev);
 }
 
@@ -197,7 +205,9 @@ static int bench_read(struct bench *b, struct facts *f, struct rate *rate)
 
 	if (code != EXIT_OK)
 		return code;
-	return vec_push(&rate->read, f->read.seconds > 0 ? (double)f->read.bytes / f->read.seconds / 1e9 : 0.0) < 0
+	return vec_push(&rate->read,
+	                f->read.seconds > 0 ? (double)f->read.bytes / f->read.seconds / 1e9 : 0.0) <
+	                       0
 	               ? ctl_fail(b->c, EXIT_FAILED, "no memory")
 	               : EXIT_OK;
 }
@@ -222,7 +232,8 @@ static int prepare(struct bench *b, struct facts *f)
 		return code;
 	j = f->reply.data ? json_loadb(f->reply.data, f->reply.n_data, JSON_ALLOW_NUL, NULL) : NULL;
 	ctl_reply_deinit(&f->reply);
-	b->n_vocab = (uint32_t)json_integer_value(json_object_get(json_object_get(j, "hyper_parameters"), "n_vocab"));
+	b->n_vocab = (uint32_t)json_integer_value(
+		json_object_get(json_object_get(j, "hyper_parameters"), "n_vocab"));
 	if (b->n_vocab == 0)
 		b->n_vocab = VOCAB_FALLBACK;
 	json_decref(j);
@@ -240,26 +251,30 @@ static json_t *latency_json(double *data, size_t n)
 
 static int report(struct bench *b, struct facts *f, struct rate *rate, uint32_t p, uint32_t n)
 {
-	double pp = percentile(rate->pp.data, rate->pp.n, 0.5), tg = percentile(rate->tg.data, rate->tg.n, 0.5);
+	double pp = percentile(rate->pp.data, rate->pp.n, 0.5),
+	       tg = percentile(rate->tg.data, rate->tg.n, 0.5);
 	double bw = percentile(rate->read.data, rate->read.n, 0.5), flops = f->read.flops_per_token;
 	double fraction = bw > 0 ? tg * (double)f->read.bytes_per_token / (bw * 1e9) : 0;
 	json_t *j;
 
 	if (!b->c->json) {
 		printf("pp%u  %.1f tokens/s\ntg%u  %.1f tokens/s\n", p, pp, n, tg);
-		printf("read  %.1f GB/s; decoding streams %.2f of it (%llu bytes a token)\n", bw, fraction,
-		       (unsigned long long)f->read.bytes_per_token);
-		printf("%s kernels, %lld threads, %s\n", json_string_value(json_object_get(f->status, "kernels")),
+		printf("read  %.1f GB/s; decoding streams %.2f of it (%llu bytes a token)\n", bw,
+		       fraction, (unsigned long long)f->read.bytes_per_token);
+		printf("%s kernels, %lld threads, %s\n",
+		       json_string_value(json_object_get(f->status, "kernels")),
 		       json_integer_value(json_object_get(f->status, "threads")),
 		       json_string_value(json_object_get(f->status, "cpu")));
 		return EXIT_OK;
 	}
-	j = json_pack("{s:{s:i, s:f}, s:{s:i, s:f, s:I, s:f, s:f}, s:f, s:f, s:{s:o, s:o, s:o}, s:i}", "pp", "tokens", (int)p,
-	              "tok_s", pp, "tg", "tokens", (int)n, "tok_s", tg, "bytes_per_token",
-	              (json_int_t)f->read.bytes_per_token, "read_bw_gb_s", bw, "fraction", fraction, "flops_per_token",
-	              flops, "tflops", pp * flops / 1e12, "latency_ms", "first_token",
-	              latency_json(b->first.data, b->first.n), "per_token", latency_json(b->gaps.data, b->gaps.n),
-	              "end_to_end", latency_json(b->whole.data, b->whole.n), "clients", (int)b->n_clients);
+	j = json_pack(
+		"{s:{s:i, s:f}, s:{s:i, s:f, s:I, s:f, s:f}, s:f, s:f, s:{s:o, s:o, s:o}, s:i}",
+		"pp", "tokens", (int)p, "tok_s", pp, "tg", "tokens", (int)n, "tok_s", tg,
+		"bytes_per_token", (json_int_t)f->read.bytes_per_token, "read_bw_gb_s", bw,
+		"fraction", fraction, "flops_per_token", flops, "tflops", pp * flops / 1e12,
+		"latency_ms", "first_token", latency_json(b->first.data, b->first.n), "per_token",
+		latency_json(b->gaps.data, b->gaps.n), "end_to_end",
+		latency_json(b->whole.data, b->whole.n), "clients", (int)b->n_clients);
 	if (j)
 		json_object_update(j, f->status);
 	return out_json(b->c, j);
@@ -273,9 +288,11 @@ static int open_clients(struct bench *b)
 	o.client = "qllmctl bench";
 	for (unsigned i = 0; i < b->n_clients; i++) {
 		if (qllm_new(&b->q[i], &o) < 0)
-			return ctl_fail(b->c, EXIT_FAILED, "no memory or descriptors for %u clients", b->n_clients);
+			return ctl_fail(b->c, EXIT_FAILED,
+			                "no memory or descriptors for %u clients", b->n_clients);
 		if (qllm_connect(b->q[i]) < 0)
-			return ctl_fail(b->c, qllm_error_class(b->q[i]), "%s", qllm_error_text(b->q[i]));
+			return ctl_fail(b->c, qllm_error_class(b->q[i]), "%s",
+			                qllm_error_text(b->q[i]));
 	}
 	return EXIT_OK;
 }
@@ -285,11 +302,13 @@ static int run_bench(struct ctl *c)
 	struct bench b = { .c = c, .rng = 42 };
 	struct facts f = { .reply = { .c = c } };
 	struct rate rate = { { 0 }, { 0 }, { 0 } };
-	uint64_t p = ctl_count(c, "prompt", 512), n = ctl_count(c, "gen", 128), depth = ctl_count(c, "depth", 0);
+	uint64_t p = ctl_count(c, "prompt", 512), n = ctl_count(c, "gen", 128),
+		 depth = ctl_count(c, "depth", 0);
 	uint64_t repeat = ctl_count(c, "repeat", 5), clients = ctl_count(c, "clients", 1);
 	int code;
 
-	if (p < 1 || n < 1 || repeat < 1 || p > 1u << 20 || n > 1u << 20 || depth > 1u << 20 || repeat > 1000)
+	if (p < 1 || n < 1 || repeat < 1 || p > 1u << 20 || n > 1u << 20 || depth > 1u << 20 ||
+	    repeat > 1000)
 		return ctl_fail(c, EXIT_USAGE, "-p and -n want 1 to 1048576, --repeat 1 to 1000");
 	if (clients < 1 || clients > CTL_CLIENTS_MAX)
 		return ctl_fail(c, EXIT_USAGE, "-c wants 1 to %d clients", CTL_CLIENTS_MAX);
@@ -326,10 +345,17 @@ static const struct ctl_opt bench_opts[] = {
 	{ "depth", 'd', CTL_COUNT, "N", "Tokens before either, default 0" },
 	{ "clients", 'c', CTL_COUNT, "N", "Connections at once, default 1" },
 	{ "repeat", 0, CTL_COUNT, "R", "Repeats; figures are medians, default 5" },
-	{ "kv", 0, CTL_CHOICE, "f16|kv8|kv4|kivi4|kivi2|tok8|tok4|tok3|tok2", "Type of the KV cache" },
+	{ "kv", 0, CTL_CHOICE, "f16|kv8|kv4|kivi4|kivi2|tok8|tok4|tok3|tok2",
+	  "Type of the KV cache" },
 	{ 0 },
 };
 const struct ctl_cmd ctl_cmd_bench = {
-	.name = "bench", .args = "M", .help = "Speed of prompts and generation against what memory could give", .min_args = 1,
-	.max_args = 1, .flags = CTL_CONNECT, .opts = bench_opts, .run = run_bench,
+	.name = "bench",
+	.args = "M",
+	.help = "Speed of prompts and generation against what memory could give",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = bench_opts,
+	.run = run_bench,
 };

@@ -11,18 +11,21 @@ struct status_call {
 
 static json_t *status_json(const struct qllm_status_result *s)
 {
-	return json_pack("{s:s, s:b, s:I, s:f, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, "
-	                 "s:I, s:s, s:s}",
-	                 "version", s->version, "ready", s->ready, "pid", (json_int_t)s->pid, "uptime_s", s->uptime_s,
-	                 "budget_bytes", (json_int_t)s->budget_bytes, "used_bytes", (json_int_t)s->used_bytes,
-	                 "free_bytes", (json_int_t)(s->budget_bytes - (s->used_bytes < s->budget_bytes ? s->used_bytes
-	                                                                                               : s->budget_bytes)),
-	                 "models", (int)s->models, "loaded", (int)s->loaded, "connections", (int)s->connections,
-	                 "running", (int)s->running, "waiting", (int)s->waiting, "parked", (int)s->parked,
-	                 "threads", (int)s->threads, "threads_active", (int)s->threads_active, "threads_why", s->threads_why,
-	                 "cpu", s->cpu, "kernels", s->kernels, "prompt_tokens", (json_int_t)s->prompt_tokens,
-	                 "decode_tokens", (json_int_t)s->decode_tokens, "preemptions", (json_int_t)s->preemptions,
-	                 "socket", s->socket, "state_dir", s->state_dir);
+	return json_pack(
+		"{s:s, s:b, s:I, s:f, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, "
+		"s:s, s:s, s:I, s:I, s:I, s:s, s:s}",
+		"version", s->version, "ready", s->ready, "pid", (json_int_t)s->pid, "uptime_s",
+		s->uptime_s, "budget_bytes", (json_int_t)s->budget_bytes, "used_bytes",
+		(json_int_t)s->used_bytes, "free_bytes",
+		(json_int_t)(s->budget_bytes -
+	                     (s->used_bytes < s->budget_bytes ? s->used_bytes : s->budget_bytes)),
+		"models", (int)s->models, "loaded", (int)s->loaded, "connections",
+		(int)s->connections, "running", (int)s->running, "waiting", (int)s->waiting,
+		"parked", (int)s->parked, "threads", (int)s->threads, "threads_active",
+		(int)s->threads_active, "threads_why", s->threads_why, "cpu", s->cpu, "kernels",
+		s->kernels, "prompt_tokens", (json_int_t)s->prompt_tokens, "decode_tokens",
+		(json_int_t)s->decode_tokens, "preemptions", (json_int_t)s->preemptions, "socket",
+		s->socket, "state_dir", s->state_dir);
 }
 
 static void on_status(void *user, const struct qllm_event *ev)
@@ -69,16 +72,19 @@ static int run_status(struct ctl *c)
 	j = call.json;
 	out_bytes(c, used, (uint64_t)number(j, "used_bytes"));
 	out_bytes(c, budget, (uint64_t)number(j, "budget_bytes"));
-	printf("qllmd %s, pid %lld, %s, up %.0f s\n", text(j, "version"), number(j, "pid"), call.ready ? "ready" : "draining",
-	       json_real_value(json_object_get(j, "uptime_s")));
+	printf("qllmd %s, pid %lld, %s, up %.0f s\n", text(j, "version"), number(j, "pid"),
+	       call.ready ? "ready" : "draining", json_real_value(json_object_get(j, "uptime_s")));
 	printf("socket   %s\n", text(j, "socket"));
 	printf("memory   %s of %s used\n", used, budget);
 	printf("models   %lld, %lld loaded\n", number(j, "models"), number(j, "loaded"));
-	printf("requests %lld running, %lld waiting, %lld parked; %lld connections\n", number(j, "running"),
-	       number(j, "waiting"), number(j, "parked"), number(j, "connections"));
-	printf("threads  %lld of %lld: %s\n", number(j, "threads_active"), number(j, "threads"), text(j, "threads_why"));
+	printf("requests %lld running, %lld waiting, %lld parked; %lld connections\n",
+	       number(j, "running"), number(j, "waiting"), number(j, "parked"),
+	       number(j, "connections"));
+	printf("threads  %lld of %lld: %s\n", number(j, "threads_active"), number(j, "threads"),
+	       text(j, "threads_why"));
 	printf("kernels  %s on %s\n", text(j, "kernels"), text(j, "cpu"));
-	printf("tokens   %lld prompt, %lld generated since start\n", number(j, "prompt_tokens"), number(j, "decode_tokens"));
+	printf("tokens   %lld prompt, %lld generated since start\n", number(j, "prompt_tokens"),
+	       number(j, "decode_tokens"));
 	json_decref(call.json);
 	return EXIT_OK;
 }
@@ -106,10 +112,12 @@ static int run_version(struct ctl *c)
 	if (call.json)
 		daemon = text(call.json, "version");
 	if (c->json)
-		code = out_json(c, json_pack("{s:s, s:s, s:i, s:s?}", "version", PACKAGE_VERSION, "libqllm", qllm_version(),
-		                             "protocol", PROTO_VERSION, "daemon", daemon));
+		code = out_json(c, json_pack("{s:s, s:s, s:i, s:s?}", "version", PACKAGE_VERSION,
+		                             "libqllm", qllm_version(), "protocol", PROTO_VERSION,
+		                             "daemon", daemon));
 	else
-		printf("qllmctl %s, libqllm %s, qllmd %s\n", PACKAGE_VERSION, qllm_version(), daemon ? daemon : "not reached");
+		printf("qllmctl %s, libqllm %s, qllmd %s\n", PACKAGE_VERSION, qllm_version(),
+		       daemon ? daemon : "not reached");
 	json_decref(call.json);
 	return code;
 }
@@ -131,29 +139,43 @@ static int run_help(struct ctl *c)
 	cmd = ctl_find(name);
 	if (!cmd) {
 		near = ctl_nearest_cmd(name);
-		return ctl_fail(c, EXIT_USAGE, "unknown command \"%.60s\"%s%s%s", name, near ? "; did you mean " : "",
-		                near ? near : "", near ? "?" : "");
+		return ctl_fail(c, EXIT_USAGE, "unknown command \"%.60s\"%s%s%s", name,
+		                near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 	}
 	ctl_help_cmd(stdout, cmd);
 	return EXIT_OK;
 }
 
 const struct ctl_cmd ctl_cmd_status = {
-	.name = "status", .args = "", .help = "Health, memory, models, queue, threads and why that number",
-	.flags = CTL_CONNECT, .run = run_status,
+	.name = "status",
+	.args = "",
+	.help = "Health, memory, models, queue, threads and why that number",
+	.flags = CTL_CONNECT,
+	.run = run_status,
 };
 const struct ctl_cmd ctl_cmd_is_ready = {
-	.name = "is-ready", .args = "", .help = "Exit code only: 0 when requests are accepted, 3 while draining, 6 without a daemon",
-	.flags = CTL_CONNECT, .run = run_is_ready,
+	.name = "is-ready",
+	.args = "",
+	.help = "Exit code only: 0 when requests are accepted, 3 while draining, 6 without a "
+	        "daemon",
+	.flags = CTL_CONNECT,
+	.run = run_is_ready,
 };
 const struct ctl_cmd ctl_cmd_version = {
-	.name = "version", .args = "", .help = "Versions of qllmctl, libqllm and the daemon", .run = run_version,
+	.name = "version",
+	.args = "",
+	.help = "Versions of qllmctl, libqllm and the daemon",
+	.run = run_version,
 };
 static const struct ctl_opt help_opts[] = {
 	{ "roff", 0, CTL_FLAG, NULL, "The OPTIONS and COMMANDS sections of the man page" },
 	{ 0 },
 };
 const struct ctl_cmd ctl_cmd_help = {
-	.name = "help", .args = "[COMMAND]", .help = "This list, or more about one command", .max_args = 1, .opts = help_opts,
+	.name = "help",
+	.args = "[COMMAND]",
+	.help = "This list, or more about one command",
+	.max_args = 1,
+	.opts = help_opts,
 	.run = run_help,
 };

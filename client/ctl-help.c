@@ -19,7 +19,8 @@ static void option_line(FILE *f, const struct ctl_opt *o)
 
 	if (o->letter)
 		n = snprintf(left, sizeof(left), "-%c, ", o->letter);
-	snprintf(left + n, sizeof(left) - (size_t)n, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+	snprintf(left + n, sizeof(left) - (size_t)n, "--%s%s%s", o->name, o->value ? " " : "",
+	         o->value ? o->value : "");
 	line(f, left, o->help);
 }
 
@@ -54,8 +55,9 @@ void ctl_help_all(FILE *f)
 
 void ctl_help_cmd(FILE *f, const struct ctl_cmd *cmd)
 {
-	fprintf(f, "usage: qllmctl %s%s%s%s\n\n%s.%s\n", cmd->name, *cmd->args ? " " : "", cmd->args,
-	        cmd->opts ? " [options]" : "", cmd->help, cmd->flags & CTL_LATER ? " Not built yet." : "");
+	fprintf(f, "usage: qllmctl %s%s%s%s\n\n%s.%s\n", cmd->name, *cmd->args ? " " : "",
+	        cmd->args, cmd->opts ? " [options]" : "", cmd->help,
+	        cmd->flags & CTL_LATER ? " Not built yet." : "");
 	if (cmd->example)
 		fprintf(f, "\n  %s\n", cmd->example);
 	options(f, "Options", cmd->opts);

@@ -9,13 +9,15 @@ static int from_json(struct ctl_ids *ids, const json_t *j, struct err *err)
 	size_t n = json_array_size(list);
 
 	if (!json_is_array(list))
-		return err_set(err, -EINVAL, "wants a JSON list of token ids, or {\"tokens\":[...]}");
+		return err_set(err, -EINVAL,
+		               "wants a JSON list of token ids, or {\"tokens\":[...]}");
 	for (size_t i = 0; i < n; i++) {
 		const json_t *v = json_array_get(list, i);
 		json_int_t id = json_integer_value(v);
 
 		if (!json_is_integer(v) || id < 0 || id > INT32_MAX)
-			return err_set(err, -EINVAL, "entry %zu is no token id (0 to %d)", i, INT32_MAX);
+			return err_set(err, -EINVAL, "entry %zu is no token id (0 to %d)", i,
+			               INT32_MAX);
 		if (vec_push(ids, (int32_t)id) < 0)
 			return -ENOMEM;
 	}

@@ -1,7 +1,8 @@
 /* ctl-io - waiting for the daemon, for the terminal and for the clock, with ^C seen everywhere.
  *
- * Signal handlers only set a flag and write to a pipe; every wait polls that pipe, so no signal falls between a test
- * and a sleep. The first ^C cancels the request in flight and lets it end; the second one does not wait. */
+ * Signal handlers only set a flag and write to a pipe; every wait polls that pipe, so no signal
+ * falls between a test and a sleep. The first ^C cancels the request in flight and lets it end; the
+ * second one does not wait. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -37,7 +38,8 @@ static void on_signal(int signo)
 
 int ctl_signals_init(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal };      /* no SA_RESTART: a blocked read ends */
+	/* no SA_RESTART: a blocked read ends */
+	struct sigaction sa = { .sa_handler = on_signal };
 
 	if (pipe2(signal_pipe, O_CLOEXEC | O_NONBLOCK) < 0 || sigaction(SIGINT, &sa, NULL) < 0 ||
 	    sigaction(SIGTERM, &sa, NULL) < 0)
@@ -79,7 +81,8 @@ static int wait_until(struct qllm **q, unsigned n, const bool *done, double dead
 		p[i] = (struct pollfd){ .fd = qllm_fd(q[i]), .events = POLLIN, .revents = POLLIN };
 	p[n] = (struct pollfd){ .fd = signal_pipe[0], .events = POLLIN };
 	for (;;) {
-		/* a lost connection ends its requests with an error of their own, so its code is not needed here */
+		/* a lost connection ends its requests with an error of their own, so its code is
+		 * not needed here */
 		for (unsigned i = 0; i < n; i++)
 			if (p[i].revents)
 				(void)qllm_dispatch(q[i]);
@@ -104,7 +107,8 @@ int ctl_wait_many(struct ctl *c, struct qllm **q, unsigned n, const bool *done)
 		return EXIT_INTERRUPTED;
 	if (r == -ETIMEDOUT)
 		return ctl_fail(c, EXIT_TIMEOUT, "no end within --timeout %g s", c->timeout);
-	return r < 0 ? ctl_fail(c, EXIT_FAILED, "waiting for the daemon: %s", strerror(-r)) : EXIT_OK;
+	return r < 0 ? ctl_fail(c, EXIT_FAILED, "waiting for the daemon: %s", strerror(-r))
+	             : EXIT_OK;
 }
 
 int ctl_wait(struct ctl *c, const bool *done, uint64_t request)
@@ -133,7 +137,8 @@ static int read_all(struct ctl *c, int fd, struct sbuf *out)
 	if (!buf)
 		return -ENOMEM;
 	for (;;) {
-		struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = signal_pipe[0], .events = POLLIN } };
+		struct pollfd p[] = { { .fd = fd, .events = POLLIN },
+			              { .fd = signal_pipe[0], .events = POLLIN } };
 		int r = poll(p, 2, time_left(c->deadline));
 		ssize_t n;
 
@@ -190,7 +195,8 @@ int ctl_read_path(struct ctl *c, const char *path, char **ret, size_t *ret_n)
 int ctl_input(struct ctl *c, const char *arg, const char *what, char **ret, size_t *ret_n)
 {
 	if (!arg && isatty(STDIN_FILENO))
-		return ctl_fail(c, EXIT_USAGE, "%s wants %s, or - to read it from stdin", c->cmd->name, what);
+		return ctl_fail(c, EXIT_USAGE, "%s wants %s, or - to read it from stdin",
+		                c->cmd->name, what);
 	if (!arg || strcmp(arg, "-") == 0)
 		return read_into(c, STDIN_FILENO, "stdin", ret, ret_n);
 	*ret = mem_strdup(arg);

@@ -43,7 +43,9 @@ static int run(struct ctl *c)
 		return c->help ? EXIT_OK : EXIT_USAGE;
 	}
 	if (c->cmd->flags & CTL_LATER)
-		return ctl_fail(c, EXIT_USAGE, "%s is not built yet; qllmctl help lists the commands that are", c->cmd->name);
+		return ctl_fail(c, EXIT_USAGE,
+		                "%s is not built yet; qllmctl help lists the commands that are",
+		                c->cmd->name);
 	if (c->timeout > 0)
 		c->deadline = ctl_now() + c->timeout;
 	code = connect_daemon(c);

@@ -1,4 +1,5 @@
-/* ctl-models - the store and what of it is in memory: import ls show verify estimate rm load unload ps is-loaded. */
+/* ctl-models - the store and what of it is in memory: import ls show verify estimate rm load unload
+ * ps is-loaded. */
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,26 +33,33 @@ static void on_list(void *user, const struct qllm_event *ev)
 	const struct qllm_estimate_result *e = ev->estimate;
 
 	if (ev->type == QLLM_EVENT_MODEL)
-		add(call, json_pack("{s:s, s:o, s:s, s:I, s:I, s:s, s:b, s:b, s:b, s:b, s:s?}", "name", m->name, "path",
-		                    out_text(m->path, strlen(m->path)), "architecture", m->architecture, "parameters",
-		                    (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "type", m->type, "loaded",
-		                    m->loaded, "packed", m->packed, "in_place", m->in_place, "shared", m->shared, "fault",
-		                    m->fault));
+		add(call,
+		    json_pack("{s:s, s:o, s:s, s:I, s:I, s:s, s:b, s:b, s:b, s:b, s:s?}", "name",
+		              m->name, "path", out_text(m->path, strlen(m->path)), "architecture",
+		              m->architecture, "parameters", (json_int_t)m->parameters, "bytes",
+		              (json_int_t)m->bytes, "type", m->type, "loaded", m->loaded, "packed",
+		              m->packed, "in_place", m->in_place, "shared", m->shared, "fault",
+		              m->fault));
 	if (ev->type == QLLM_EVENT_LOADED)
-		add(call, json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b}", "name", l->name, "state",
-		                    l->state, "bytes", (json_int_t)l->bytes, "resident_bytes", (json_int_t)l->resident_bytes,
-		                    "references", (int)l->references, "kv_pages", (json_int_t)l->kv_pages, "kv_pages_max",
-		                    (json_int_t)l->kv_pages_max, "kv_bytes", (json_int_t)l->kv_bytes, "ctx", (int)l->ctx,
-		                    "idle_s", l->idle_s, "pinned", l->pinned));
+		add(call,
+		    json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b}", "name",
+		              l->name, "state", l->state, "bytes", (json_int_t)l->bytes,
+		              "resident_bytes", (json_int_t)l->resident_bytes, "references",
+		              (int)l->references, "kv_pages", (json_int_t)l->kv_pages,
+		              "kv_pages_max", (json_int_t)l->kv_pages_max, "kv_bytes",
+		              (json_int_t)l->kv_bytes, "ctx", (int)l->ctx, "idle_s", l->idle_s,
+		              "pinned", l->pinned));
 	if (e)
-		call->answer = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b}", "weights_bytes",
-		                         (json_int_t)e->weights_bytes, "kv_bytes", (json_int_t)e->kv_bytes,
-		                         "kv_bytes_per_token", (json_int_t)e->kv_bytes_per_token, "activation_bytes",
-		                         (json_int_t)e->activation_bytes, "budget_bytes", (json_int_t)e->budget_bytes, "ctx",
-		                         (int)e->ctx, "slots", (int)e->slots, "fits", e->fits);
+		call->answer = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b}",
+		                         "weights_bytes", (json_int_t)e->weights_bytes, "kv_bytes",
+		                         (json_int_t)e->kv_bytes, "kv_bytes_per_token",
+		                         (json_int_t)e->kv_bytes_per_token, "activation_bytes",
+		                         (json_int_t)e->activation_bytes, "budget_bytes",
+		                         (json_int_t)e->budget_bytes, "ctx", (int)e->ctx, "slots",
+		                         (int)e->slots, "fits", e->fits);
 	if (ev->load)
-		call->answer = json_pack("{s:f, s:i, s:b}", "seconds", ev->load->seconds, "ctx", (int)ev->load->ctx,
-		                         "was_loaded", ev->load->was_loaded);
+		call->answer = json_pack("{s:f, s:i, s:b}", "seconds", ev->load->seconds, "ctx",
+		                         (int)ev->load->ctx, "was_loaded", ev->load->was_loaded);
 	ctl_on_event(&call->reply, ev);
 }
 
@@ -106,13 +114,15 @@ static void params_text(const struct ctl *c, char out[32], uint64_t n)
 	if (!c->tty_out)
 		snprintf(out, 32, "%llu", (unsigned long long)n);
 	else
-		snprintf(out, 32, n >= 1000000000 ? "%.1fB" : "%.1fM", (double)n / (n >= 1000000000 ? 1e9 : 1e6));
+		snprintf(out, 32, n >= 1000000000 ? "%.1fB" : "%.1fM",
+		         (double)n / (n >= 1000000000 ? 1e9 : 1e6));
 }
 
 static void print_models(struct ctl *c, const json_t *rows)
 {
 	struct out_table t = {
-		.head = { "NAME", "ARCHITECTURE", ">PARAMETERS", ">SIZE", "TYPE", "STATE", "PATH" }, .n_columns = 7,
+		.head = { "NAME", "ARCHITECTURE", ">PARAMETERS", ">SIZE", "TYPE", "STATE", "PATH" },
+		.n_columns = 7,
 	};
 	char size[32], params[32], state[128];
 
@@ -122,16 +132,21 @@ static void print_models(struct ctl *c, const json_t *rows)
 
 		out_bytes(c, size, number(row, "bytes"));
 		params_text(c, params, number(row, "parameters"));
-		snprintf(state, sizeof(state), "%s%s%s", fault ? "fault" : truth(row, "loaded") ? "loaded" : "stored",
-		         truth(row, "in_place") ? ",in-place" : "", truth(row, "shared") ? ",shared" : "");
-		if (out_row(&t, text(row, "name"), text(row, "architecture"), params, size, text(row, "type"), state,
-		            text(row, "path")) < 0)
+		snprintf(state, sizeof(state), "%s%s%s",
+		         fault                  ? "fault"
+		         : truth(row, "loaded") ? "loaded"
+		                                : "stored",
+		         truth(row, "in_place") ? ",in-place" : "",
+		         truth(row, "shared") ? ",shared" : "");
+		if (out_row(&t, text(row, "name"), text(row, "architecture"), params, size,
+		            text(row, "type"), state, text(row, "path")) < 0)
 			break;
 	}
 	out_table_print(c, &t);
 	for (size_t i = 0; i < json_array_size(rows); i++)
 		if (json_is_string(json_object_get(json_array_get(rows, i), "fault")))
-			ctl_note(c, "%s: %s", text(json_array_get(rows, i), "name"), text(json_array_get(rows, i), "fault"));
+			ctl_note(c, "%s: %s", text(json_array_get(rows, i), "name"),
+			         text(json_array_get(rows, i), "fault"));
 }
 
 static int run_ls(struct ctl *c)
@@ -154,7 +169,8 @@ static int run_ls(struct ctl *c)
 static void print_ps(struct ctl *c, const json_t *rows)
 {
 	struct out_table t = {
-		.head = { "NAME", "STATE", ">SIZE", ">RESIDENT", ">REQUESTS", ">KV PAGES", ">KV BYTES", ">CONTEXT", ">IDLE", "PINNED" },
+		.head = { "NAME", "STATE", ">SIZE", ">RESIDENT", ">REQUESTS", ">KV PAGES",
+		          ">KV BYTES", ">CONTEXT", ">IDLE", "PINNED" },
 		.n_columns = 10,
 	};
 	char size[32], resident[32], refs[32], pages[64], kv[32], ctx[32], idle[32];
@@ -166,12 +182,14 @@ static void print_ps(struct ctl *c, const json_t *rows)
 		out_bytes(c, resident, number(row, "resident_bytes"));
 		out_bytes(c, kv, number(row, "kv_bytes"));
 		snprintf(refs, sizeof(refs), "%llu", (unsigned long long)number(row, "references"));
-		snprintf(pages, sizeof(pages), "%llu/%llu", (unsigned long long)number(row, "kv_pages"),
+		snprintf(pages, sizeof(pages), "%llu/%llu",
+		         (unsigned long long)number(row, "kv_pages"),
 		         (unsigned long long)number(row, "kv_pages_max"));
 		snprintf(ctx, sizeof(ctx), "%llu", (unsigned long long)number(row, "ctx"));
-		snprintf(idle, sizeof(idle), "%.0f s", json_number_value(json_object_get(row, "idle_s")));
-		if (out_row(&t, text(row, "name"), text(row, "state"), size, resident, refs, pages, kv, ctx, idle,
-		            truth(row, "pinned") ? "yes" : "no") < 0)
+		snprintf(idle, sizeof(idle), "%.0f s",
+		         json_number_value(json_object_get(row, "idle_s")));
+		if (out_row(&t, text(row, "name"), text(row, "state"), size, resident, refs, pages,
+		            kv, ctx, idle, truth(row, "pinned") ? "yes" : "no") < 0)
 			break;
 	}
 	out_table_print(c, &t);
@@ -205,15 +223,19 @@ static int run_is_loaded(struct ctl *c)
 		code = EXIT_NO_MODEL;
 		for (size_t i = 0; i < json_array_size(call.rows); i++)
 			if (strcmp(text(json_array_get(call.rows, i), "name"), ctl_arg(c, 0)) == 0)
-				code = truth(json_array_get(call.rows, i), "loaded") ? EXIT_OK : EXIT_NOT_LOADED;
+				code = truth(json_array_get(call.rows, i), "loaded")
+				               ? EXIT_OK
+				               : EXIT_NOT_LOADED;
 		if (code == EXIT_NO_MODEL)
-			ctl_fail(c, code, "no model named %.64s; qllmctl ls shows those there are", ctl_arg(c, 0));
+			ctl_fail(c, code, "no model named %.64s; qllmctl ls shows those there are",
+			         ctl_arg(c, 0));
 	}
 	list_deinit(&call);
 	return code;
 }
 
-/* A name from a file name: without directory and .gguf, what is not allowed in names becomes a minus. */
+/* A name from a file name: without directory and .gguf, what is not allowed in names becomes a
+ * minus. */
 static void default_name(char out[65], const char *path)
 {
 	const char *base = strrchr(path, '/');
@@ -226,7 +248,8 @@ static void default_name(char out[65], const char *path)
 	for (size_t i = 0; i < n && len < 64; i++) {
 		unsigned char ch = (unsigned char)base[i];
 
-		if (isascii(ch) && (isalnum(ch) || (len > 0 && (ch == '.' || ch == '_' || ch == '-'))))
+		if (isascii(ch) &&
+		    (isalnum(ch) || (len > 0 && (ch == '.' || ch == '_' || ch == '-'))))
 			out[len++] = (char)ch;
 		else if (len > 0)
 			out[len++] = '-';
@@ -241,8 +264,11 @@ static int check_source(struct ctl *c, const char *path, int fd)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return ctl_fail(c, EXIT_FAILED, "%s: %s", path, strerror(errno));
 	if (S_ISDIR(st.st_mode))
-		return ctl_fail(c, EXIT_USAGE, "%s is a directory; importing an HF directory is not built yet: give a GGUF file",
-		                path);
+		return ctl_fail(
+			c, EXIT_USAGE,
+			"%s is a directory; importing an HF directory is not built yet: give a "
+			"GGUF file",
+			path);
 	if (!S_ISREG(st.st_mode))
 		return ctl_fail(c, EXIT_FAILED, "%s is no regular file: give a GGUF file", path);
 	return EXIT_OK;
@@ -263,8 +289,11 @@ static int run_import(struct ctl *c)
 	default_name(name, path);
 	args.name = ctl_text(c, "name", name);
 	if (!str_is_name(args.name))
-		return ctl_fail(c, EXIT_USAGE, "\"%.80s\" is no model name: letters, digits, . _ - , at most 64, the first a letter or "
-		                "digit; choose one with --name", args.name);
+		return ctl_fail(
+			c, EXIT_USAGE,
+			"\"%.80s\" is no model name: letters, digits, . _ - , at most 64, the "
+			"first a letter or digit; choose one with --name",
+			args.name);
 	args.path = realpath(path, full) ? full : path;
 	args.fd = fd;
 	args.shared = ctl_has(c, "shared");
@@ -282,7 +311,9 @@ static int run_import(struct ctl *c)
 }
 
 /* Commands whose answer is Ok. */
-static int simple(struct ctl *c, int64_t (*start)(struct qllm *, const char *, qllm_event_fn, void *), const char *key)
+static int simple(struct ctl *c,
+                  int64_t (*start)(struct qllm *, const char *, qllm_event_fn, void *),
+                  const char *key)
 {
 	struct ctl_reply reply = { .c = c };
 	int code = ctl_finish(c, start(c->q, ctl_arg(c, 0), ctl_on_event, &reply), &reply);
@@ -309,8 +340,8 @@ static int run_verify(struct ctl *c)
 	int code = ctl_finish(c, qllm_verify(c->q, ctl_arg(c, 0), ctl_on_event, &reply), &reply);
 
 	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_pack("{s:s, s:b, s:s}", "name", ctl_arg(c, 0), "ok", 1, "summary",
-		                             reply.data ? reply.data : ""));
+		code = out_json(c, json_pack("{s:s, s:b, s:s}", "name", ctl_arg(c, 0), "ok", 1,
+		                             "summary", reply.data ? reply.data : ""));
 	else if (code == EXIT_OK)
 		code = ctl_say(c, "summary", reply.data ? reply.data : "ok");
 	ctl_reply_deinit(&reply);
@@ -348,7 +379,8 @@ static void print_tensors(struct ctl *c, const json_t *tensors)
 	struct out_table t = { .head = { "NAME", "TYPE", "SHAPE", ">BYTES" }, .n_columns = 4 };
 
 	for (size_t i = 0; i < json_array_size(tensors); i++) {
-		const json_t *row = json_array_get(tensors, i), *shape = json_object_get(row, "shape");
+		const json_t *row = json_array_get(tensors, i),
+			     *shape = json_object_get(row, "shape");
 		char bytes[32], dims[128] = "";
 		size_t n = 0;
 
@@ -369,7 +401,8 @@ static int run_show(struct ctl *c)
 	                           : ctl_has(c, "template") ? QLLM_SHOW_TEMPLATE
 	                                                    : QLLM_SHOW_SUMMARY;
 	struct ctl_reply reply = { .c = c };
-	int code = ctl_finish(c, qllm_show(c->q, ctl_arg(c, 0), what, ctl_on_event, &reply), &reply);
+	int code = ctl_finish(c, qllm_show(c->q, ctl_arg(c, 0), what, ctl_on_event, &reply),
+	                      &reply);
 	json_t *j;
 
 	if (code != EXIT_OK)
@@ -417,8 +450,9 @@ static int run_estimate(struct ctl *c)
 		out_bytes(c, b[3], number(j, "activation_bytes"));
 		out_bytes(c, b[4], number(j, "budget_bytes"));
 		printf("weights      %s, mapped and shared\n", b[0]);
-		printf("KV           %s for %llu x %llu tokens (%s a token)\n", b[1], (unsigned long long)number(j, "slots"),
-		       (unsigned long long)number(j, "ctx"), b[2]);
+		printf("KV           %s for %llu x %llu tokens (%s a token)\n", b[1],
+		       (unsigned long long)number(j, "slots"), (unsigned long long)number(j, "ctx"),
+		       b[2]);
 		printf("activations  %s\n", b[3]);
 		printf("budget       %s: %s\n", b[4], truth(j, "fits") ? "fits" : "does not fit");
 	}
@@ -476,41 +510,93 @@ static const struct ctl_opt load_opts[] = {
 	{ 0 },
 };
 const struct ctl_cmd ctl_cmd_import = {
-	.name = "import", .args = "PATH", .help = "Bring a GGUF file into the store", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = import_opts, .run = run_import, .example = "qllmctl import SmolLM2.gguf --name smollm2",
+	.name = "import",
+	.args = "PATH",
+	.help = "Bring a GGUF file into the store",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = import_opts,
+	.run = run_import,
+	.example = "qllmctl import SmolLM2.gguf --name smollm2",
 };
 const struct ctl_cmd ctl_cmd_ls = {
-	.name = "ls", .args = "", .help = "Models of the store", .flags = CTL_CONNECT, .run = run_ls,
+	.name = "ls",
+	.args = "",
+	.help = "Models of the store",
+	.flags = CTL_CONNECT,
+	.run = run_ls,
 };
 const struct ctl_cmd ctl_cmd_show = {
-	.name = "show", .args = "M", .help = "What a model is made of", .min_args = 1, .max_args = 1, .flags = CTL_CONNECT,
-	.opts = show_opts, .run = run_show,
+	.name = "show",
+	.args = "M",
+	.help = "What a model is made of",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = show_opts,
+	.run = run_show,
 };
 const struct ctl_cmd ctl_cmd_verify = {
-	.name = "verify", .args = "M", .help = "Check extents, NaN and Inf, checksums", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .run = run_verify,
+	.name = "verify",
+	.args = "M",
+	.help = "Check extents, NaN and Inf, checksums",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.run = run_verify,
 };
 const struct ctl_cmd ctl_cmd_estimate = {
-	.name = "estimate", .args = "M", .help = "Memory that serving would take, without loading", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = estimate_opts, .run = run_estimate,
+	.name = "estimate",
+	.args = "M",
+	.help = "Memory that serving would take, without loading",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = estimate_opts,
+	.run = run_estimate,
 };
 const struct ctl_cmd ctl_cmd_rm = {
-	.name = "rm", .args = "M", .help = "Remove a model from the store", .min_args = 1, .max_args = 1, .flags = CTL_CONNECT,
+	.name = "rm",
+	.args = "M",
+	.help = "Remove a model from the store",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
 	.run = run_rm,
 };
 const struct ctl_cmd ctl_cmd_load = {
-	.name = "load", .args = "M", .help = "Load a model ahead of its first use", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = load_opts, .run = run_load,
+	.name = "load",
+	.args = "M",
+	.help = "Load a model ahead of its first use",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = load_opts,
+	.run = run_load,
 };
 const struct ctl_cmd ctl_cmd_unload = {
-	.name = "unload", .args = "M", .help = "Free a model's memory", .min_args = 1, .max_args = 1, .flags = CTL_CONNECT,
+	.name = "unload",
+	.args = "M",
+	.help = "Free a model's memory",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
 	.run = run_unload,
 };
 const struct ctl_cmd ctl_cmd_ps = {
-	.name = "ps", .args = "", .help = "Loaded models: size, residency, requests, KV pages, idle time", .flags = CTL_CONNECT,
+	.name = "ps",
+	.args = "",
+	.help = "Loaded models: size, residency, requests, KV pages, idle time",
+	.flags = CTL_CONNECT,
 	.run = run_ps,
 };
 const struct ctl_cmd ctl_cmd_is_loaded = {
-	.name = "is-loaded", .args = "M", .help = "Exit code only: 0 loaded, 3 not loaded, 4 no such model", .min_args = 1,
-	.max_args = 1, .flags = CTL_CONNECT, .run = run_is_loaded,
+	.name = "is-loaded",
+	.args = "M",
+	.help = "Exit code only: 0 loaded, 3 not loaded, 4 no such model",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.run = run_is_loaded,
 };

@@ -26,17 +26,20 @@ static json_t *logprobs_json(const struct qllm_token *t)
 	json_t *top = json_array();
 
 	for (size_t i = 0; i < t->n_top; i++)
-		json_array_append_new(top, json_pack("{s:i, s:f}", "id", t->top[i].id, "logprob", (double)t->top[i].logprob));
+		json_array_append_new(top, json_pack("{s:i, s:f}", "id", t->top[i].id, "logprob",
+		                                     (double)t->top[i].logprob));
 	return json_pack("{s:i, s:f, s:o}", "id", t->id, "logprob", (double)t->logprob, "top", top);
 }
 
 static void on_token(struct run_call *call, const struct qllm_token *t)
 {
-	if (call->stream && t->n_text && (fwrite(t->text, 1, t->n_text, stdout) != t->n_text || fflush(stdout) != 0))
+	if (call->stream && t->n_text &&
+	    (fwrite(t->text, 1, t->n_text, stdout) != t->n_text || fflush(stdout) != 0))
 		call->failed = true;
 	if (!call->keep)
 		return;
-	if (sbuf_append(&call->text, t->text, t->n_text) < 0 || json_array_append_new(call->tokens, json_integer(t->id)) < 0 ||
+	if (sbuf_append(&call->text, t->text, t->n_text) < 0 ||
+	    json_array_append_new(call->tokens, json_integer(t->id)) < 0 ||
 	    json_array_append_new(call->times, json_real(ctl_now() - call->start)) < 0)
 		call->failed = true;
 	if (!isnan(t->logprob) && json_array_append_new(call->logprobs, logprobs_json(t)) < 0)
@@ -61,7 +64,11 @@ static void on_run(void *user, const struct qllm_event *ev)
 static void run_init(struct run_call *call, struct ctl *c, bool stream, bool keep)
 {
 	*call = (struct run_call){
-		.reply = { .c = c }, .stream = stream, .keep = keep, .tokens = json_array(), .logprobs = json_array(),
+		.reply = { .c = c },
+		.stream = stream,
+		.keep = keep,
+		.tokens = json_array(),
+		.logprobs = json_array(),
 		.times = json_array(),
 	};
 }
@@ -96,13 +103,15 @@ static int take_bias(struct ctl *c, const char *value, struct sampling_lists *li
 	bias.id = (int32_t)n;
 	if (strcmp(eq + 1, "-inf") != 0) {
 		if (str_to_double(eq[1] == '-' ? eq + 2 : eq + 1, &x) < 0 || !isfinite(x))
-			return ctl_fail(c, EXIT_USAGE, "--logit-bias wants a number or -inf after %s=", id);
+			return ctl_fail(c, EXIT_USAGE,
+			                "--logit-bias wants a number or -inf after %s=", id);
 		bias.bias = (float)(eq[1] == '-' ? -x : x);
 	}
 	return vec_push(&lists->bias, bias) < 0 ? ctl_fail(c, EXIT_FAILED, "no memory") : EXIT_OK;
 }
 
-static void take_float(struct ctl *c, struct qllm_generate_args *a, const char *name, unsigned field, float *to)
+static void take_float(struct ctl *c, struct qllm_generate_args *a, const char *name,
+                       unsigned field, float *to)
 {
 	if (!ctl_has(c, name))
 		return;
@@ -142,7 +151,8 @@ static int take_sampling(struct ctl *c, struct qllm_generate_args *a, struct sam
 			code = take_bias(c, g->value, lists);
 	}
 	if (code == EXIT_OK && lists->stop.n > 16)
-		code = ctl_fail(c, EXIT_USAGE, "at most 16 --stop are taken, %zu were given", lists->stop.n);
+		code = ctl_fail(c, EXIT_USAGE, "at most 16 --stop are taken, %zu were given",
+		                lists->stop.n);
 	a->stop = lists->stop.data;
 	a->n_stop = lists->stop.n;
 	a->bias = lists->bias.data;
@@ -152,10 +162,15 @@ static int take_sampling(struct ctl *c, struct qllm_generate_args *a, struct sam
 
 static void print_timings(const struct qllm_result *r)
 {
-	fprintf(stderr, "prompt %u tokens (%u cached) in %.3f s, %.1f tokens/s; first token after %.3f s; ", r->prompt_tokens,
-	        r->cached_tokens, r->prompt_s, r->prompt_s > 0 ? r->prompt_tokens / r->prompt_s : 0, r->first_token_s);
-	fprintf(stderr, "%u tokens in %.3f s, %.1f tokens/s; seed %llu\n", r->completion_tokens, r->decode_s,
-	        r->decode_s > 0 && r->completion_tokens > 1 ? (r->completion_tokens - 1) / r->decode_s : 0,
+	fprintf(stderr,
+	        "prompt %u tokens (%u cached) in %.3f s, %.1f tokens/s; first token after %.3f s; ",
+	        r->prompt_tokens, r->cached_tokens, r->prompt_s,
+	        r->prompt_s > 0 ? r->prompt_tokens / r->prompt_s : 0, r->first_token_s);
+	fprintf(stderr, "%u tokens in %.3f s, %.1f tokens/s; seed %llu\n", r->completion_tokens,
+	        r->decode_s,
+	        r->decode_s > 0 && r->completion_tokens > 1
+	                ? (r->completion_tokens - 1) / r->decode_s
+	                : 0,
 	        (unsigned long long)r->seed);
 }
 
@@ -164,11 +179,12 @@ static int print_run_json(struct ctl *c, struct run_call *call)
 	static const char *const finish[] = { "stop", "length", "cancelled" };
 	const struct qllm_result *r = &call->result;
 	json_t *j = json_pack("{s:o, s:O, s:s, s:{s:i, s:i, s:i}, s:{s:f, s:f, s:f}, s:I}", "text",
-	                      out_text(call->text.p ? call->text.p : "", call->text.n), "tokens", call->tokens,
-	                      "finish_reason", finish[MIN((unsigned)r->finish, 2u)], "usage", "prompt_tokens",
-	                      (int)r->prompt_tokens, "cached_tokens", (int)r->cached_tokens, "completion_tokens",
-	                      (int)r->completion_tokens, "timings", "prompt_s", r->prompt_s, "first_token_s",
-	                      r->first_token_s, "decode_s", r->decode_s, "seed", (json_int_t)r->seed);
+	                      out_text(call->text.p ? call->text.p : "", call->text.n), "tokens",
+	                      call->tokens, "finish_reason", finish[MIN((unsigned)r->finish, 2u)],
+	                      "usage", "prompt_tokens", (int)r->prompt_tokens, "cached_tokens",
+	                      (int)r->cached_tokens, "completion_tokens", (int)r->completion_tokens,
+	                      "timings", "prompt_s", r->prompt_s, "first_token_s", r->first_token_s,
+	                      "decode_s", r->decode_s, "seed", (json_int_t)r->seed);
 
 	if (j && json_array_size(call->logprobs) > 0)
 		json_object_set(j, "logprobs", call->logprobs);
@@ -178,7 +194,8 @@ static int print_run_json(struct ctl *c, struct run_call *call)
 	return out_json(c, j);
 }
 
-/* The end of a completion: notes, timings, the JSON object. A cancelled one still tells what it made. */
+/* The end of a completion: notes, timings, the JSON object. A cancelled one still tells what it
+ * made. */
 static int print_run(struct ctl *c, struct run_call *call, int code)
 {
 	if (call->note && call->ended)
@@ -186,7 +203,8 @@ static int print_run(struct ctl *c, struct run_call *call, int code)
 	if (call->ended && ctl_has(c, "verbose") && !c->json)
 		print_timings(&call->result);
 	if (call->failed && code == EXIT_OK)
-		return ctl_fail(c, EXIT_FAILED, "stdout: %s", ferror(stdout) ? strerror(errno) : "no memory for the text");
+		return ctl_fail(c, EXIT_FAILED, "stdout: %s",
+		                ferror(stdout) ? strerror(errno) : "no memory for the text");
 	if (call->ended && c->json) {
 		int r = print_run_json(c, call);
 
@@ -208,7 +226,8 @@ static int run_run(struct ctl *c)
 	args.raw = ctl_has(c, "raw");
 	args.system = ctl_text(c, "system", NULL);
 	if (code == EXIT_OK && args.raw && args.system)
-		code = ctl_fail(c, EXIT_USAGE, "--system is part of the template, which --raw leaves out");
+		code = ctl_fail(c, EXIT_USAGE,
+		                "--system is part of the template, which --raw leaves out");
 	if (code == EXIT_OK)
 		code = ctl_input(c, ctl_arg(c, 1), "PROMPT", &prompt, &args.n_prompt);
 	args.prompt = prompt;
@@ -295,7 +314,8 @@ static int chat_turn(struct ctl *c, struct qllm_generate_args *args, json_t *mes
 	fflush(stdout);
 	/* what was said until ^C stays part of the conversation */
 	if (call.ended)
-		json_array_append_new(messages, message("assistant", call.text.p ? call.text.p : "", call.text.n));
+		json_array_append_new(messages, message("assistant", call.text.p ? call.text.p : "",
+		                                        call.text.n));
 	if (call.ended && ctl_has(c, "verbose"))
 		print_timings(&call.result);
 	if (call.note)
@@ -385,30 +405,40 @@ static int run_chat(struct ctl *c)
 	return code;
 }
 
-#define SAMPLING_OPTS \
-	{ "max-tokens", 'n', CTL_COUNT, "N", "At most N tokens; else until the model ends or the context is full" }, \
-	{ "system", 0, CTL_TEXT, "S", "System message" }, \
-	{ "temp", 0, CTL_NUMBER, "X", "Temperature; 0 is greedy" }, \
-	{ "top-k", 0, CTL_COUNT, "N", "Draw from the N most likely tokens; 0 is off" }, \
-	{ "top-p", 0, CTL_NUMBER, "X", "Draw from the most likely tokens that hold the share X" }, \
-	{ "min-p", 0, CTL_NUMBER, "X", "Drop tokens less likely than X times the best" }, \
-	{ "typical-p", 0, CTL_NUMBER, "X", "Locally typical sampling; 1 is off" }, \
-	{ "repeat-penalty", 0, CTL_NUMBER, "X", "Divide the logits of recent tokens; 1 is off" }, \
-	{ "presence-penalty", 0, CTL_NUMBER, "X", "Taken off tokens that occurred; 0 is off" }, \
-	{ "frequency-penalty", 0, CTL_NUMBER, "X", "Taken off for each occurrence; 0 is off" }, \
-	{ "logit-bias", 0, CTL_TEXT, "ID=X", "Add X to a token's logit; -inf bans it; repeatable" }, \
-	{ "seed", 0, CTL_COUNT, "N", "The same seed gives the same text" }, \
-	{ "stop", 0, CTL_TEXT, "S", "End before this text; repeatable, at most 16" }, \
-	{ "ignore-eos", 0, CTL_FLAG, NULL, "Go on after the end-of-text token" }, \
-	{ "verbose", 'v', CTL_FLAG, NULL, "Timings on stderr; with --json the arrival of each token" }, \
-	{ "lora", 0, CTL_TEXT, "A", "Adapter", .later = true }, \
-	{ "draft", 0, CTL_TEXT, "M2", "Draft model", .later = true }, \
-	{ "lookup", 0, CTL_FLAG, NULL, "Lookup decoding", .later = true }, \
-	{ "json-schema", 0, CTL_TEXT, "FILE", "Schema", .later = true }, \
-	{ "grammar", 0, CTL_TEXT, "FILE", "Grammar", .later = true }
+#define SAMPLING_OPTS                                                                             \
+	{ "max-tokens", 'n', CTL_COUNT, "N",                                                      \
+	  "At most N tokens; else until the model ends or the context is full" },                 \
+		{ "system", 0, CTL_TEXT, "S", "System message" },                                 \
+		{ "temp", 0, CTL_NUMBER, "X", "Temperature; 0 is greedy" },                       \
+		{ "top-k", 0, CTL_COUNT, "N", "Draw from the N most likely tokens; 0 is off" },   \
+		{ "top-p", 0, CTL_NUMBER, "X",                                                    \
+		  "Draw from the most likely tokens that hold the share X" },                     \
+		{ "min-p", 0, CTL_NUMBER, "X", "Drop tokens less likely than X times the best" }, \
+		{ "typical-p", 0, CTL_NUMBER, "X", "Locally typical sampling; 1 is off" },        \
+		{ "repeat-penalty", 0, CTL_NUMBER, "X",                                           \
+		  "Divide the logits of recent tokens; 1 is off" },                               \
+		{ "presence-penalty", 0, CTL_NUMBER, "X",                                         \
+		  "Taken off tokens that occurred; 0 is off" },                                   \
+		{ "frequency-penalty", 0, CTL_NUMBER, "X",                                        \
+		  "Taken off for each occurrence; 0 is off" },                                    \
+		{ "logit-bias", 0, CTL_TEXT, "ID=X",                                              \
+		  "Add X to a token's logit; -inf bans it; repeatable" },                         \
+		{ "seed", 0, CTL_COUNT, "N", "The same seed gives the same text" },               \
+		{ "stop", 0, CTL_TEXT, "S", "End before this text; repeatable, at most 16" },     \
+		{ "ignore-eos", 0, CTL_FLAG, NULL, "Go on after the end-of-text token" },         \
+		{ "verbose", 'v', CTL_FLAG, NULL,                                                 \
+		  "Timings on stderr; with --json the arrival of each token" },                   \
+		{ "lora", 0, CTL_TEXT, "A", "Adapter", .later = true },                           \
+		{ "draft", 0, CTL_TEXT, "M2", "Draft model", .later = true },                     \
+		{ "lookup", 0, CTL_FLAG, NULL, "Lookup decoding", .later = true },                \
+		{ "json-schema", 0, CTL_TEXT, "FILE", "Schema", .later = true },                  \
+	{                                                                                         \
+		"grammar", 0, CTL_TEXT, "FILE", "Grammar", .later = true                          \
+	}
 
 static const struct ctl_opt run_opts[] = {
-	{ "raw", 0, CTL_FLAG, NULL, "No template: the prompt as it is, BOS where the vocabulary adds it" },
+	{ "raw", 0, CTL_FLAG, NULL,
+	  "No template: the prompt as it is, BOS where the vocabulary adds it" },
 	{ "logprobs", 0, CTL_COUNT, "K", "With --json: the K best tokens beside each, at most 20" },
 	SAMPLING_OPTS,
 	{ 0 },
@@ -416,10 +446,23 @@ static const struct ctl_opt run_opts[] = {
 static const struct ctl_opt chat_opts[] = { SAMPLING_OPTS, { 0 } };
 
 const struct ctl_cmd ctl_cmd_run = {
-	.name = "run", .args = "M [PROMPT|-]", .help = "One completion, streamed to stdout", .min_args = 1, .max_args = 2,
-	.flags = CTL_CONNECT, .opts = run_opts, .run = run_run, .example = "qllmctl run m 'What is the capital of France?' --temp 0",
+	.name = "run",
+	.args = "M [PROMPT|-]",
+	.help = "One completion, streamed to stdout",
+	.min_args = 1,
+	.max_args = 2,
+	.flags = CTL_CONNECT,
+	.opts = run_opts,
+	.run = run_run,
+	.example = "qllmctl run m 'What is the capital of France?' --temp 0",
 };
 const struct ctl_cmd ctl_cmd_chat = {
-	.name = "chat", .args = "M", .help = "A conversation; /help tells its commands", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = chat_opts, .run = run_chat,
+	.name = "chat",
+	.args = "M",
+	.help = "A conversation; /help tells its commands",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = chat_opts,
+	.run = run_chat,
 };

@@ -1,4 +1,5 @@
-/* ctl-text - text, tokens and logits without generating: tokenize detokenize template logits eval. */
+/* ctl-text - text, tokens and logits without generating: tokenize detokenize template logits
+ * eval. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -12,14 +13,17 @@ static int run_tokenize(struct ctl *c)
 {
 	_cleanup_mem_ char *text = NULL;
 	struct ctl_reply reply = { .c = c };
-	unsigned flags = (ctl_has(c, "no-bos") ? QLLM_NO_BOS : 0u) | (ctl_has(c, "no-special") ? QLLM_NO_SPECIAL : 0u);
+	unsigned flags = (ctl_has(c, "no-bos") ? QLLM_NO_BOS : 0u) |
+	                 (ctl_has(c, "no-special") ? QLLM_NO_SPECIAL : 0u);
 	const int32_t *ids;
 	json_t *list;
 	size_t n;
 	int code = ctl_input(c, ctl_arg(c, 1), "TEXT", &text, &n);
 
 	if (code == EXIT_OK)
-		code = ctl_finish(c, qllm_tokenize(c->q, ctl_arg(c, 0), text, n, flags, ctl_on_event, &reply), &reply);
+		code = ctl_finish(
+			c, qllm_tokenize(c->q, ctl_arg(c, 0), text, n, flags, ctl_on_event, &reply),
+			&reply);
 	ids = (const int32_t *)(const void *)reply.data;
 	n = reply.n_data / sizeof(*ids);
 	if (code == EXIT_OK && c->json) {
@@ -52,7 +56,8 @@ static int ids_of_args(struct ctl *c, unsigned first, struct ctl_ids *ids)
 	for (unsigned i = first; !text && r == 0 && i < c->args.n; i++)
 		r = ctl_ids_parse(ids, ctl_arg(c, i), strlen(ctl_arg(c, i)), &err);
 	if (r < 0)
-		return ctl_fail(c, EXIT_USAGE, "token ids: %s", err.text[0] ? err.text : strerror(-r));
+		return ctl_fail(c, EXIT_USAGE, "token ids: %s",
+		                err.text[0] ? err.text : strerror(-r));
 	return code;
 }
 
@@ -63,9 +68,13 @@ static int run_detokenize(struct ctl *c)
 	int code = ids_of_args(c, 1, &ids);
 
 	if (code == EXIT_OK)
-		code = ctl_finish(c, qllm_detokenize(c->q, ctl_arg(c, 0), ids.data, ids.n, ctl_on_event, &reply), &reply);
+		code = ctl_finish(
+			c,
+			qllm_detokenize(c->q, ctl_arg(c, 0), ids.data, ids.n, ctl_on_event, &reply),
+			&reply);
 	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_pack("{s:o}", "text", out_text(reply.data ? reply.data : "", reply.n_data)));
+		code = out_json(c, json_pack("{s:o}", "text",
+		                             out_text(reply.data ? reply.data : "", reply.n_data)));
 	else if (code == EXIT_OK)
 		fwrite(reply.data ? reply.data : "", 1, reply.n_data, stdout);
 	vec_deinit(&ids);
@@ -104,22 +113,28 @@ static int run_template(struct ctl *c)
 	int code;
 
 	if (!path)
-		return ctl_fail(c, EXIT_USAGE, "template wants --messages FILE, a JSON list of {\"role\",\"content\"}");
+		return ctl_fail(
+			c, EXIT_USAGE,
+			"template wants --messages FILE, a JSON list of {\"role\",\"content\"}");
 	code = read_json(c, path, &messages);
 	if (code == EXIT_OK && path_tools)
 		code = read_json(c, path_tools, &tools);
 	if (code == EXIT_OK)
-		code = ctl_finish(c, qllm_template(c->q, ctl_arg(c, 0), messages, tools, ctl_on_event, &reply), &reply);
+		code = ctl_finish(
+			c,
+			qllm_template(c->q, ctl_arg(c, 0), messages, tools, ctl_on_event, &reply),
+			&reply);
 	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_pack("{s:o}", "prompt", out_text(reply.data ? reply.data : "", reply.n_data)));
+		code = out_json(c, json_pack("{s:o}", "prompt",
+		                             out_text(reply.data ? reply.data : "", reply.n_data)));
 	else if (code == EXIT_OK)
 		fwrite(reply.data ? reply.data : "", 1, reply.n_data, stdout);
 	ctl_reply_deinit(&reply);
 	return code;
 }
 
-/* Rows go to a file as they come: beside the target under a temporary name, linked over it at the end, so that nobody
- * reads half an array. Devices and pipes are written to directly. */
+/* Rows go to a file as they come: beside the target under a temporary name, linked over it at the
+ * end, so that nobody reads half an array. Devices and pipes are written to directly. */
 struct logits_call {
 	struct ctl_reply reply;         /* first: ctl_on_event gets the same pointer */
 	FILE *f;
@@ -137,10 +152,12 @@ static void on_logits(void *user, const struct qllm_event *ev)
 	if (ev->type == QLLM_EVENT_ROW && !call->error) {
 		if (call->next == 0) {
 			call->n_vocab = row->n_vocab;
-			if (fwrite(head, npy_head(head, call->n_tokens, row->n_vocab), 1, call->f) != 1)
+			if (fwrite(head, npy_head(head, call->n_tokens, row->n_vocab), 1,
+			           call->f) != 1)
 				call->error = errno;
 		}
-		if (row->n_vocab != call->n_vocab || (uint64_t)row->index * row->n_vocab + row->first != call->next)
+		if (row->n_vocab != call->n_vocab ||
+		    (uint64_t)row->index * row->n_vocab + row->first != call->next)
 			call->error = EPROTO;
 		else if (row->n && fwrite(row->logits, row->n * sizeof(float), 1, call->f) != 1)
 			call->error = errno;
@@ -162,7 +179,9 @@ static int read_ids(struct ctl *c, const char *path, struct ctl_ids *ids)
 	r = ctl_ids_parse(ids, text, n, &err);
 	if (r == 0 && ids->n == 0)
 		r = err_set(&err, -EINVAL, "no token ids");
-	return r < 0 ? ctl_fail(c, EXIT_FAILED, "%s: %s", path, err.text[0] ? err.text : strerror(-r)) : EXIT_OK;
+	return r < 0 ? ctl_fail(c, EXIT_FAILED, "%s: %s", path,
+	                        err.text[0] ? err.text : strerror(-r))
+	             : EXIT_OK;
 }
 
 static int logits_to(struct ctl *c, const char *out, const struct ctl_ids *ids, uint32_t n_prompt)
@@ -175,26 +194,31 @@ static int logits_to(struct ctl *c, const char *out, const struct ctl_ids *ids, 
 	bool direct = stat(out, &st) == 0 && !S_ISREG(st.st_mode);
 	int code;
 
-	if (sbuf_printf(&name, "%s%s", out, direct ? "" : ".partial") < 0 || !(temp = sbuf_steal(&name)))
+	if (sbuf_printf(&name, "%s%s", out, direct ? "" : ".partial") < 0 ||
+	    !(temp = sbuf_steal(&name)))
 		return ctl_fail(c, EXIT_FAILED, "no memory");
 	f = call.f = fopen(temp, "we");
 	if (!f)
 		return ctl_fail(c, EXIT_FAILED, "%s: %s", temp, strerror(errno));
-	code = ctl_finish(c, qllm_logits(c->q, ctl_arg(c, 0), ids->data, ids->n, n_prompt, on_logits, &call), &call.reply);
+	code = ctl_finish(
+		c, qllm_logits(c->q, ctl_arg(c, 0), ids->data, ids->n, n_prompt, on_logits, &call),
+		&call.reply);
 	if (code == EXIT_OK && fflush(f) != 0 && !call.error)
 		call.error = errno;
 	if (code == EXIT_OK && !call.error && call.next != call.n_vocab * ids->n)
 		call.error = EPROTO;
 	if (code == EXIT_OK && call.error)
-		code = ctl_fail(c, EXIT_FAILED, "%s: %s", out, call.error == EPROTO ? "the daemon's rows do not fit together"
-		                                                                 : strerror(call.error));
+		code = ctl_fail(c, EXIT_FAILED, "%s: %s", out,
+		                call.error == EPROTO ? "the daemon's rows do not fit together"
+		                                     : strerror(call.error));
 	if (!direct && code == EXIT_OK && rename(temp, out) < 0)
 		code = ctl_fail(c, EXIT_FAILED, "%s: %s", out, strerror(errno));
 	if (!direct && code != EXIT_OK)
 		unlink(temp);
 	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_pack("{s:o, s:[I, I]}", "out", out_text(out, strlen(out)), "shape",
-		                             (json_int_t)ids->n, (json_int_t)call.n_vocab));
+		code = out_json(c,
+		                json_pack("{s:o, s:[I, I]}", "out", out_text(out, strlen(out)),
+		                          "shape", (json_int_t)ids->n, (json_int_t)call.n_vocab));
 	return code;
 }
 
@@ -214,7 +238,8 @@ static int run_logits(struct ctl *c)
 		n_prompt = strcmp(ctl_text(c, "path", "prompt"), "decode") == 0 ? 0 : ids.n;
 		n_prompt = ctl_count(c, "prompt-tokens", n_prompt);
 		if (n_prompt > ids.n)
-			code = ctl_fail(c, EXIT_USAGE, "--prompt-tokens %llu is more than the %zu tokens of %s",
+			code = ctl_fail(c, EXIT_USAGE,
+			                "--prompt-tokens %llu is more than the %zu tokens of %s",
 			                (unsigned long long)n_prompt, ids.n, path);
 		else
 			code = logits_to(c, out, &ids, (uint32_t)n_prompt);
@@ -242,14 +267,16 @@ static int print_eval(struct ctl *c, const struct qllm_eval_result *e)
 	json_t *j;
 
 	if (!c->json) {
-		printf("perplexity %.4f +/- %.4f over %llu tokens\n", e->ppl, e->ppl_stderr, (unsigned long long)e->tokens);
+		printf("perplexity %.4f +/- %.4f over %llu tokens\n", e->ppl, e->ppl_stderr,
+		       (unsigned long long)e->tokens);
 		if (e->has_kld)
-			printf("KL divergence mean %.3g, p99 %.3g, max %.3g; same top token %.2f%%\n", e->kld_mean, e->kld_p99,
-			       e->kld_max, e->top1 * 100);
+			printf("KL divergence mean %.3g, p99 %.3g, max %.3g; same top token "
+			       "%.2f%%\n",
+			       e->kld_mean, e->kld_p99, e->kld_max, e->top1 * 100);
 		return EXIT_OK;
 	}
-	j = json_pack("{s:f, s:f, s:I, s:f}", "ppl", e->ppl, "ppl_stderr", e->ppl_stderr, "tokens", (json_int_t)e->tokens,
-	              "seconds", e->seconds);
+	j = json_pack("{s:f, s:f, s:I, s:f}", "ppl", e->ppl, "ppl_stderr", e->ppl_stderr, "tokens",
+	              (json_int_t)e->tokens, "seconds", e->seconds);
 	if (j && e->has_kld) {
 		json_object_set_new(j, "kld_mean", json_real(e->kld_mean));
 		json_object_set_new(j, "kld_p99", json_real(e->kld_p99));
@@ -296,41 +323,74 @@ static const struct ctl_opt template_opts[] = {
 };
 static const struct ctl_opt logits_opts[] = {
 	{ "tokens", 0, CTL_TEXT, "FILE", "JSON list of token ids; - is stdin; no BOS is added" },
-	{ "out", 0, CTL_TEXT, "F.npy", "float32 array [tokens, vocabulary]; row t holds the logits after token t" },
+	{ "out", 0, CTL_TEXT, "F.npy",
+	  "float32 array [tokens, vocabulary]; row t holds the logits after token t" },
 	{ "path", 0, CTL_CHOICE, "prompt|decode", "How all tokens are computed, default prompt" },
-	{ "prompt-tokens", 0, CTL_COUNT, "N", "The first N take the prompt path, the rest decode, as run does" },
+	{ "prompt-tokens", 0, CTL_COUNT, "N",
+	  "The first N take the prompt path, the rest decode, as run does" },
 	{ 0 },
 };
 static const struct ctl_opt eval_opts[] = {
 	{ "text", 0, CTL_TEXT, "FILE", "Text to score; - is stdin" },
 	{ "ctx", 0, CTL_COUNT, "N", "Tokens a chunk, default 512" },
 	{ "chunks", 0, CTL_COUNT, "N", "Only the first N chunks" },
-	{ "protocol", 0, CTL_CHOICE, "llama.cpp|hf", "How chunks are cut and scored, default llama.cpp" },
+	{ "protocol", 0, CTL_CHOICE, "llama.cpp|hf",
+	  "How chunks are cut and scored, default llama.cpp" },
 	{ "ref", 0, CTL_TEXT, "M2", "Also the divergence from this model" },
-	{ "kv", 0, CTL_CHOICE, "f16|kv8|kv4|kivi4|kivi2|tok8|tok4|tok3|tok2", "Type of the KV cache" },
+	{ "kv", 0, CTL_CHOICE, "f16|kv8|kv4|kivi4|kivi2|tok8|tok4|tok3|tok2",
+	  "Type of the KV cache" },
 	{ "task", 0, CTL_TEXT, "T", "Score a task", .later = true },
 	{ "shots", 0, CTL_COUNT, "N", "Examples before each question", .later = true },
 	{ "judge", 0, CTL_TEXT, "M3", "Model that judges answers", .later = true },
 	{ 0 },
 };
 const struct ctl_cmd ctl_cmd_tokenize = {
-	.name = "tokenize", .args = "M [TEXT|-]", .help = "Token ids of a text; any bytes are allowed", .min_args = 1,
-	.max_args = 2, .flags = CTL_CONNECT, .opts = tokenize_opts, .run = run_tokenize,
+	.name = "tokenize",
+	.args = "M [TEXT|-]",
+	.help = "Token ids of a text; any bytes are allowed",
+	.min_args = 1,
+	.max_args = 2,
+	.flags = CTL_CONNECT,
+	.opts = tokenize_opts,
+	.run = run_tokenize,
 };
 const struct ctl_cmd ctl_cmd_detokenize = {
-	.name = "detokenize", .args = "M [IDS|-]", .help = "Bytes of token ids, as numbers or a JSON list", .min_args = 1,
-	.max_args = UINT32_MAX, .flags = CTL_CONNECT, .run = run_detokenize,
+	.name = "detokenize",
+	.args = "M [IDS|-]",
+	.help = "Bytes of token ids, as numbers or a JSON list",
+	.min_args = 1,
+	.max_args = UINT32_MAX,
+	.flags = CTL_CONNECT,
+	.run = run_detokenize,
 };
 const struct ctl_cmd ctl_cmd_template = {
-	.name = "template", .args = "M", .help = "Render messages with the model's chat template", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT, .opts = template_opts, .run = run_template,
+	.name = "template",
+	.args = "M",
+	.help = "Render messages with the model's chat template",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = template_opts,
+	.run = run_template,
 };
 const struct ctl_cmd ctl_cmd_logits = {
-	.name = "logits", .args = "M", .help = "Logits after every token, as a NumPy file", .min_args = 1, .max_args = 1,
-	.flags = CTL_CONNECT | CTL_ROWS, .opts = logits_opts, .run = run_logits,
+	.name = "logits",
+	.args = "M",
+	.help = "Logits after every token, as a NumPy file",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT | CTL_ROWS,
+	.opts = logits_opts,
+	.run = run_logits,
 	.example = "qllmctl logits m --tokens ids.json --out logits.npy",
 };
 const struct ctl_cmd ctl_cmd_eval = {
-	.name = "eval", .args = "M", .help = "Perplexity of a text, and divergence from another model", .min_args = 1,
-	.max_args = 1, .flags = CTL_CONNECT, .opts = eval_opts, .run = run_eval,
+	.name = "eval",
+	.args = "M",
+	.help = "Perplexity of a text, and divergence from another model",
+	.min_args = 1,
+	.max_args = 1,
+	.flags = CTL_CONNECT,
+	.opts = eval_opts,
+	.run = run_eval,
 };

@@ -1,8 +1,9 @@
 /* ctl - what the files of qllmctl share: the command table, parsed arguments, output, waiting.
  *
- * A command is one row (struct ctl_cmd). The parser, `help`, --help and the command list of qllmctl(1) read the rows, so
- * nothing about a command is said twice. A row's run() returns an exit code (enum exit_class); it has told stderr why when that is
- * not 0. Data goes to stdout, everything else to stderr. Threads: one. */
+ * A command is one row (struct ctl_cmd). The parser, `help`, --help and the command list of
+ * qllmctl(1) read the rows, so nothing about a command is said twice. A row's run() returns an exit
+ * code (enum exit_class); it has told stderr why when that is not 0. Data goes to stdout,
+ * everything else to stderr. Threads: one. */
 #pragma once
 #include <jansson.h>
 #include <stdio.h>
@@ -29,7 +30,8 @@ struct ctl_opt {                        /* lists end with a row without name */
 };
 enum ctl_flags {
 	CTL_CONNECT = 1 << 0,           /* run() gets a connected ctl->q */
-	CTL_ROWS = 1 << 2,              /* receives rows of logits: the connection needs a larger ring */
+	/* receives rows of logits: the connection needs a larger ring */
+	CTL_ROWS = 1 << 2,
 	CTL_LATER = 1 << 1,             /* known, not built yet: exit 2 whatever the arguments */
 };
 struct ctl;
@@ -41,9 +43,10 @@ struct ctl_cmd {
 	const char *example;            /* one command line for help, or NULL */
 };
 extern const struct ctl_opt ctl_globals[];
-extern const struct ctl_cmd ctl_cmd_status, ctl_cmd_is_ready, ctl_cmd_is_loaded, ctl_cmd_version, ctl_cmd_help, ctl_cmd_ls,
-	ctl_cmd_import, ctl_cmd_rm, ctl_cmd_show, ctl_cmd_verify, ctl_cmd_estimate, ctl_cmd_load, ctl_cmd_unload, ctl_cmd_ps,
-	ctl_cmd_run, ctl_cmd_chat, ctl_cmd_tokenize, ctl_cmd_detokenize, ctl_cmd_template, ctl_cmd_logits, ctl_cmd_eval,
+extern const struct ctl_cmd ctl_cmd_status, ctl_cmd_is_ready, ctl_cmd_is_loaded, ctl_cmd_version,
+	ctl_cmd_help, ctl_cmd_ls, ctl_cmd_import, ctl_cmd_rm, ctl_cmd_show, ctl_cmd_verify,
+	ctl_cmd_estimate, ctl_cmd_load, ctl_cmd_unload, ctl_cmd_ps, ctl_cmd_run, ctl_cmd_chat,
+	ctl_cmd_tokenize, ctl_cmd_detokenize, ctl_cmd_template, ctl_cmd_logits, ctl_cmd_eval,
 	ctl_cmd_bench;
 extern const struct ctl_cmd *const ctl_cmds[];          /* in the order of help; ends with NULL */
 
@@ -72,7 +75,7 @@ struct ctl {
 int ctl_parse(struct ctl *c, int argc, char **argv, struct err *err);
 void ctl_deinit(struct ctl *c);
 const struct ctl_cmd *ctl_find(const char *name);
-const char *ctl_nearest_cmd(const char *name);          /* for "did you mean", NULL when nothing is near */
+const char *ctl_nearest_cmd(const char *name); /* for "did you mean", NULL when nothing is near */
 bool ctl_has(const struct ctl *c, const char *opt);
 const char *ctl_text(const struct ctl *c, const char *opt, const char *otherwise);
 uint64_t ctl_count(const struct ctl *c, const char *opt, uint64_t otherwise);
@@ -90,19 +93,25 @@ int ctl_signals_init(void);
 bool ctl_interrupted(void);
 /* Forget a ^C: chat goes on after it. */
 void ctl_interrupt_clear(void);
-/* Dispatch until *done. ^C and the deadline cancel `request` (when not 0) and wait shortly for its end. Returns 0, or the
- * exit code EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_UNREACHABLE with the reason told. */
+/* Dispatch until *done. ^C and the deadline cancel `request` (when not 0) and wait shortly for its
+ * end. Returns 0, or the exit code EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_UNREACHABLE with the reason
+ * told. */
 int ctl_wait(struct ctl *c, const bool *done, uint64_t request);
-/* The same for n connections of the command's own; nothing is cancelled: the command ends and closes them. */
+/* The same for n connections of the command's own; nothing is cancelled: the command ends and
+ * closes them. */
 enum { CTL_CLIENTS_MAX = 64 };
 int ctl_wait_many(struct ctl *c, struct qllm **q, unsigned n, const bool *done);
-/* The argument itself, or all of stdin for "-" and, where stdin is no terminal, for NULL. mem_free *ret. An exit code. */
+/* The argument itself, or all of stdin for "-" and, where stdin is no terminal, for NULL. mem_free
+ * *ret. An exit code. */
 int ctl_input(struct ctl *c, const char *arg, const char *what, char **ret, size_t *ret_n);
-int ctl_read_path(struct ctl *c, const char *path, char **ret, size_t *ret_n);  /* a whole file, or "-" */
+int ctl_read_path(struct ctl *c, const char *path, char **ret,
+                  size_t *ret_n); /* a whole file, or "-" */
 
 /* ctl-call.c: a request in flight. */
-int ctl_fail(struct ctl *c, int exit_code, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void ctl_note(struct ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));    /* silent with -q */
+int ctl_fail(struct ctl *c, int exit_code, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+/* silent with -q */
+void ctl_note(struct ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int ctl_fail_q(struct ctl *c);          /* tell qllm_error_text; returns its class */
 struct ctl_reply {                      /* user data of ctl_on_event; zeroed but for c */
 	struct ctl *c;
@@ -114,17 +123,23 @@ struct ctl_reply {                      /* user data of ctl_on_event; zeroed but
 void ctl_reply_deinit(struct ctl_reply *r);
 /* Shows progress, keeps the end. An event function that wants more calls this one too. */
 void ctl_on_event(void *user, const struct qllm_event *ev);
-/* Wait for the end of the request that a qllm_ call has returned; tells what went wrong. An exit code. */
+/* Wait for the end of the request that a qllm_ call has returned; tells what went wrong. An exit
+ * code. */
 int ctl_finish(struct ctl *c, int64_t id, struct ctl_reply *r);
 /* {"key":"value"} with --json, the bare value otherwise; nothing with -q. */
 int ctl_say(struct ctl *c, const char *key, const char *value);
 
 /* out.c */
-int out_json(struct ctl *c, json_t *j);                 /* steals j; NULL = no memory. An exit code. */
-json_t *out_text(const void *p, size_t n);              /* JSON string; bytes that are no UTF-8 become U+FFFD */
-void out_bytes(const struct ctl *c, char out[32], uint64_t n);  /* human on a terminal, plain digits in a pipe */
-void out_pager(struct ctl *c);                          /* from here on stdout goes through the pager, on a terminal */
-int out_close(struct ctl *c);                           /* flush; EXIT_FAILED when stdout could not take all */
+/* steals j; NULL = no memory. An exit code. */
+int out_json(struct ctl *c, json_t *j);
+/* JSON string; bytes that are no UTF-8 become U+FFFD */
+json_t *out_text(const void *p, size_t n);
+/* human on a terminal, plain digits in a pipe */
+void out_bytes(const struct ctl *c, char out[32], uint64_t n);
+/* from here on stdout goes through the pager, on a terminal */
+void out_pager(struct ctl *c);
+/* flush; EXIT_FAILED when stdout could not take all */
+int out_close(struct ctl *c);
 void out_progress(struct ctl *c, const char *what, uint64_t done, uint64_t total);
 void out_progress_end(struct ctl *c);
 
@@ -137,14 +152,17 @@ struct out_table {                      /* aligned with spaces; no column is cut
 int out_row(struct out_table *t, ...);  /* n_columns strings, copied */
 void out_table_print(struct ctl *c, struct out_table *t);       /* and frees */
 
-/* ctl-ids.c: token ids as people and JSON write them: [1,2], {"tokens":[1,2]}, "1 2 3", "1,2". VEC data is mem_free'd. */
+/* ctl-ids.c: token ids as people and JSON write them: [1,2], {"tokens":[1,2]}, "1 2 3", "1,2". VEC
+ * data is mem_free'd. */
 struct ctl_ids {
 	int32_t *data;
 	size_t n, cap;
 };
-int ctl_ids_parse(struct ctl_ids *ids, const char *p, size_t n, struct err *err);       /* appends; -EINVAL */
+/* appends; -EINVAL */
+int ctl_ids_parse(struct ctl_ids *ids, const char *p, size_t n, struct err *err);
 
 /* npy.c */
-/* Header of a C-order little-endian float32 array, 64-byte aligned; returns its length, at most NPY_HEAD_MAX. */
+/* Header of a C-order little-endian float32 array, 64-byte aligned; returns its length, at most
+ * NPY_HEAD_MAX. */
 enum { NPY_HEAD_MAX = 192 };
 size_t npy_head(char out[NPY_HEAD_MAX], uint64_t rows, uint64_t cols);

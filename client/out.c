@@ -1,5 +1,6 @@
-/* out - how things look. stdout carries data only; the progress bar is the one thing drawn on stderr over itself.
- * People on a terminal get units, bold heads and a pager; a pipe gets plain digits and nothing cut. */
+/* out - how things look. stdout carries data only; the progress bar is the one thing drawn on
+ * stderr over itself. People on a terminal get units, bold heads and a pager; a pipe gets plain
+ * digits and nothing cut. */
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -67,13 +68,15 @@ void out_bytes(const struct ctl *c, char out[32], uint64_t n)
 		snprintf(out, 32, "%llu", (unsigned long long)n);
 }
 
-/* The child inherits what it needs; stdout becomes its stdin. Without a working pager the text just comes. */
+/* The child inherits what it needs; stdout becomes its stdin. Without a working pager the text just
+ * comes. */
 void out_pager(struct ctl *c)
 {
 	const char *pager = getenv("PAGER");
 	int fd[2];
 
-	if (!c->tty_out || !c->pager || c->pager_pid || (pager && (!*pager || strcmp(pager, "cat") == 0)) || pipe(fd) < 0)
+	if (!c->tty_out || !c->pager || c->pager_pid ||
+	    (pager && (!*pager || strcmp(pager, "cat") == 0)) || pipe(fd) < 0)
 		return;
 	fflush(stdout);
 	c->pager_pid = fork();
@@ -119,16 +122,18 @@ void out_progress(struct ctl *c, const char *what, uint64_t done, uint64_t total
 		return;
 	c->progress_last = now;
 	if (c->progress == CTL_PROGRESS_JSON) {
-		fprintf(stderr, "{\"phase\":\"%s\",\"done\":%llu,\"total\":%llu}\n", what, (unsigned long long)done,
-		        (unsigned long long)total);
+		fprintf(stderr, "{\"phase\":\"%s\",\"done\":%llu,\"total\":%llu}\n", what,
+		        (unsigned long long)done, (unsigned long long)total);
 		return;
 	}
 	if (c->progress == CTL_PROGRESS_PLAIN) {
-		fprintf(stderr, "%s %llu/%llu\n", what, (unsigned long long)done, (unsigned long long)total);
+		fprintf(stderr, "%s %llu/%llu\n", what, (unsigned long long)done,
+		        (unsigned long long)total);
 		return;
 	}
-	fprintf(stderr, "\r\033[K%-8s [%.*s%.*s] %3.0f%%", what, (int)full, "##############################",
-	        (int)(BAR_WIDTH - full), "                              ", share * 100);
+	fprintf(stderr, "\r\033[K%-8s [%.*s%.*s] %3.0f%%", what, (int)full,
+	        "##############################", (int)(BAR_WIDTH - full),
+	        "                              ", share * 100);
 	fflush(stderr);
 	c->progress_open = true;
 }
@@ -194,12 +199,14 @@ void out_table_print(struct ctl *c, struct out_table *t)
 	if (c->legend && !c->quiet && rows > 0) {
 		fputs(c->color_out ? "\033[1m" : "", stdout);
 		for (unsigned i = 0; i < t->n_columns; i++)
-			print_cell(t->head[i] + (t->head[i][0] == '>'), wide[i], t->head[i][0] == '>', i + 1 == t->n_columns);
+			print_cell(t->head[i] + (t->head[i][0] == '>'), wide[i],
+			           t->head[i][0] == '>', i + 1 == t->n_columns);
 		fputs(c->color_out ? "\033[0m" : "", stdout);
 	}
 	for (size_t r = 0; r < rows; r++)
 		for (unsigned i = 0; i < t->n_columns; i++)
-			print_cell(t->cells.data[r * t->n_columns + i], wide[i], t->head[i][0] == '>', i + 1 == t->n_columns);
+			print_cell(t->cells.data[r * t->n_columns + i], wide[i],
+			           t->head[i][0] == '>', i + 1 == t->n_columns);
 	for (size_t i = 0; i < t->cells.n; i++)
 		mem_free(t->cells.data[i]);
 	vec_deinit(&t->cells);

@@ -1,20 +1,24 @@
 /* qllm.h - libqllm, the client side of qllmd.
  *
- * A struct qllm is one connection. Requests are started by a call that returns at once; what comes back - tokens, rows,
- * progress, the end - arrives as events in qllm_dispatch(), which any main loop calls when qllm_fd() is readable.
- * qllm_wait() does the same for programs without a loop. Nothing is ever delivered outside these two.
+ * A struct qllm is one connection. Requests are started by a call that returns at once; what comes
+ * back - tokens, rows, progress, the end - arrives as events in qllm_dispatch(), which any main
+ * loop calls when qllm_fd() is readable. qllm_wait() does the same for programs without a loop.
+ * Nothing is ever delivered outside these two.
  *
- * Results. Calls return 0 or a positive request id, or a negative errno; qllm_error_text() then holds one sentence for
- * people and qllm_error_class() the exit code that qllmctl would end with.
+ * Results. Calls return 0 or a positive request id, or a negative errno; qllm_error_text() then
+ * holds one sentence for people and qllm_error_class() the exit code that qllmctl would end with.
  *
- * Connection. Made by the first request (or qllm_connect), and made anew by the next request after it was lost: open
- * requests then end with -ECONNRESET. qllm_fd() is the same number for the whole life of the struct.
+ * Connection. Made by the first request (or qllm_connect), and made anew by the next request after
+ * it was lost: open requests then end with -ECONNRESET. qllm_fd() is the same number for the whole
+ * life of the struct.
  *
- * Threads. One thread at a time uses a struct qllm; only qllm_cancel() may be called by any thread at any time.
- * Inside an event function requests may be started and cancelled; qllm_dispatch, qllm_wait and qllm_free may not be called.
+ * Threads. One thread at a time uses a struct qllm; only qllm_cancel() may be called by any thread
+ * at any time. Inside an event function requests may be started and cancelled; qllm_dispatch,
+ * qllm_wait and qllm_free may not be called.
  *
- * Compatibility. Structs that the caller fills begin with their size: initialise them with the macro of their name.
- * Structs that the library fills only ever grow at their end; their pointers live until the event function returns. */
+ * Compatibility. Structs that the caller fills begin with their size: initialise them with the
+ * macro of their name. Structs that the library fills only ever grow at their end; their pointers
+ * live until the event function returns. */
 #ifndef QLLM_H
 #define QLLM_H
 #include <stddef.h>
@@ -28,11 +32,12 @@ extern "C" {
 
 struct qllm;
 
-/* --- connection -------------------------------------------------------------------------------------------------- */
+/* --- connection ------------------------------------------------------------------------------- */
 
 struct qllm_options {
 	size_t size;
-	const char *socket;             /* NULL: $QLLM_SOCKET, else the user's daemon, else the system's */
+	/* NULL: $QLLM_SOCKET, else the user's daemon, else the system's */
+	const char *socket;
 	const char *client;             /* name for people, at most 64 printable bytes */
 	uint64_t ring_bytes;            /* data ring, 0 = 1 MiB */
 	int timeout_ms;                 /* of connecting, default 10,000 */
@@ -41,29 +46,31 @@ struct qllm_options {
 
 /* options may be NULL. Does not connect. -ENOMEM, -EMFILE. */
 QLLM_API int qllm_new(struct qllm **ret, const struct qllm_options *options);
-/* Open requests are dropped without an event; the daemon cancels them. Accepts NULL, returns NULL. */
+/* Open requests are dropped without an event; the daemon cancels them. Accepts NULL, returns
+ * NULL. */
 QLLM_API struct qllm *qllm_free(struct qllm *q);
-/* Connect now, at most timeout_ms; 0 when there is a connection already. -ECONNREFUSED, -ENOENT, -EACCES, -ETIMEDOUT,
- * -EPROTO (a daemon of another protocol). */
+/* Connect now, at most timeout_ms; 0 when there is a connection already. -ECONNREFUSED, -ENOENT,
+ * -EACCES, -ETIMEDOUT, -EPROTO (a daemon of another protocol). */
 QLLM_API int qllm_connect(struct qllm *q);
 /* The socket in use, or the first that would be tried. */
 QLLM_API const char *qllm_socket(const struct qllm *q);
 /* Poll this for reading. */
 QLLM_API int qllm_fd(const struct qllm *q);
-/* Deliver what is there; never blocks. Number of events, or -ECONNRESET when the connection was lost (open requests have had
- * their last event by then). */
+/* Deliver what is there; never blocks. Number of events, or -ECONNRESET when the connection was
+ * lost (open requests have had their last event by then). */
 QLLM_API int qllm_dispatch(struct qllm *q);
-/* Dispatch until request `id` has ended; timeout_ms < 0 = for ever. The request's code (0 = success); -ETIMEDOUT when it goes
- * on; -ESRCH when there is no such open request. */
+/* Dispatch until request `id` has ended; timeout_ms < 0 = for ever. The request's code (0 =
+ * success); -ETIMEDOUT when it goes on; -ESRCH when there is no such open request. */
 QLLM_API int qllm_wait(struct qllm *q, int64_t id, int timeout_ms);
-/* End a request early: its last event comes soon, with what was made so far. No error when it has ended already. Any thread. */
+/* End a request early: its last event comes soon, with what was made so far. No error when it has
+ * ended already. Any thread. */
 QLLM_API int qllm_cancel(struct qllm *q, int64_t id);
 /* Of the last call or request that failed; "" when none has. Valid until the next call. */
 QLLM_API const char *qllm_error_text(const struct qllm *q);
 QLLM_API int qllm_error_class(const struct qllm *q);
 QLLM_API const char *qllm_version(void);
 
-/* --- events ------------------------------------------------------------------------------------------------------ */
+/* --- events ----------------------------------------------------------------------------------- */
 
 enum qllm_event_type {                  /* ignore those you do not know */
 	QLLM_EVENT_DONE = 0,            /* last event of a request */
@@ -80,12 +87,14 @@ struct qllm_logprob {
 struct qllm_token {
 	int32_t id;
 	float logprob;                  /* NaN unless log-probabilities were asked for */
-	const char *text;               /* what the token makes visible; may be empty; not NUL-terminated; may be no UTF-8 */
+	/* what the token makes visible; may be empty; not NUL-terminated; may be no UTF-8 */
+	const char *text;
 	size_t n_text;
 	const struct qllm_logprob *top; /* best first */
 	size_t n_top;
 };
-struct qllm_row {                       /* floats [first, first + n) of the n_vocab logits after token `index`, in order */
+/* floats [first, first + n) of the n_vocab logits after token `index`, in order */
+struct qllm_row {
 	uint32_t index, n_vocab, first, n;
 	const float *logits;
 };
@@ -113,14 +122,15 @@ struct qllm_result {                    /* qllm_generate, qllm_logits */
 	uint32_t prompt_tokens, cached_tokens, completion_tokens;
 	double prompt_s, first_token_s, decode_s;       /* first_token_s counts from submission */
 	uint64_t seed;                  /* that was used */
-	const char *note;               /* what the user should know ("the model has no template ..."), or NULL */
+	const char *note; /* what the user should know ("the model has no template ..."), or NULL */
 };
 struct qllm_status_result {
 	const char *version, *threads_why, *cpu, *kernels, *socket, *state_dir;
 	int ready;
 	double uptime_s;
 	uint64_t budget_bytes, used_bytes;
-	uint32_t models, loaded, connections, running, waiting, parked, threads, threads_active, pid;
+	uint32_t models, loaded, connections, running, waiting, parked, threads, threads_active,
+		pid;
 	uint64_t prompt_tokens, decode_tokens, preemptions;
 };
 struct qllm_estimate_result {
@@ -151,10 +161,12 @@ struct qllm_event {
 	const struct qllm_progress *progress;
 	const struct qllm_model *model;
 	const struct qllm_loaded *loaded;
-	/* DONE: code 0 and the result of the call, or a negative errno with its sentence and class */
+	/* DONE: code 0 and the result of the call, or a negative errno with its sentence and
+	 * class */
 	int code, error_class;
 	const char *error;              /* NULL on success */
-	const void *data;               /* bytes of show, template, detokenize (NUL-terminated); int32 ids of tokenize; a note */
+	/* bytes of show, template, detokenize (NUL-terminated); int32 ids of tokenize; a note */
+	const void *data;
 	size_t n_data;                  /* bytes, the NUL left out */
 	const struct qllm_result *result;
 	const struct qllm_status_result *status;
@@ -165,7 +177,7 @@ struct qllm_event {
 };
 typedef void (*qllm_event_fn)(void *user, const struct qllm_event *event);
 
-/* --- requests: a positive id, or a negative errno; fn may be NULL ---------------------------------------------------- */
+/* --- requests: a positive id, or a negative errno; fn may be NULL ----------------------------- */
 
 QLLM_API int64_t qllm_status(struct qllm *q, qllm_event_fn fn, void *user);
 QLLM_API int64_t qllm_list(struct qllm *q, qllm_event_fn fn, void *user);
@@ -175,15 +187,23 @@ struct qllm_import_args {
 	size_t size;
 	const char *name;               /* [A-Za-z0-9][A-Za-z0-9._-]{0,63} */
 	const char *path;               /* label of where it came from; in place: where it lies */
-	int fd;                         /* a GGUF, regular file, opened O_RDONLY for this call; stays the caller's */
+	/* a GGUF, regular file, opened O_RDONLY for this call; stays the caller's */
+	int fd;
 	int shared, in_place, detach;   /* detach: go on when the client leaves, answer at once */
 };
 #define QLLM_IMPORT_INIT { .size = sizeof(struct qllm_import_args), .fd = -1 }
-QLLM_API int64_t qllm_import(struct qllm *q, const struct qllm_import_args *args, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_import(struct qllm *q, const struct qllm_import_args *args, qllm_event_fn fn,
+                             void *user);
 QLLM_API int64_t qllm_remove(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
-enum qllm_show_what { QLLM_SHOW_SUMMARY = 0, QLLM_SHOW_TENSORS = 1, QLLM_SHOW_METADATA = 2, QLLM_SHOW_TEMPLATE = 3 };
+enum qllm_show_what {
+	QLLM_SHOW_SUMMARY = 0,
+	QLLM_SHOW_TENSORS = 1,
+	QLLM_SHOW_METADATA = 2,
+	QLLM_SHOW_TEMPLATE = 3
+};
 /* data: a JSON object. */
-QLLM_API int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what,
+                           qllm_event_fn fn, void *user);
 /* data: a summary for people. */
 QLLM_API int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
 struct qllm_estimate_args {
@@ -192,25 +212,30 @@ struct qllm_estimate_args {
 	uint32_t ctx, slots;            /* 0: the model's own; one sequence */
 };
 #define QLLM_ESTIMATE_INIT { .size = sizeof(struct qllm_estimate_args) }
-QLLM_API int64_t qllm_estimate(struct qllm *q, const struct qllm_estimate_args *args, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_estimate(struct qllm *q, const struct qllm_estimate_args *args,
+                               qllm_event_fn fn, void *user);
 struct qllm_load_args {
 	size_t size;
 	const char *model, *kv;
-	uint32_t ctx;                   /* refuse unless memory holds this many positions; 0 = any */
+	/* refuse unless memory holds this many positions; 0 = any */
+	uint32_t ctx;
 	int pin;                        /* never unload when idle */
 };
 #define QLLM_LOAD_INIT { .size = sizeof(struct qllm_load_args) }
-QLLM_API int64_t qllm_load(struct qllm *q, const struct qllm_load_args *args, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_load(struct qllm *q, const struct qllm_load_args *args, qllm_event_fn fn,
+                           void *user);
 QLLM_API int64_t qllm_unload(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
 
 enum qllm_tokenize_flags { QLLM_NO_BOS = 1, QLLM_NO_SPECIAL = 2 };
 /* data: int32 ids. Text may hold any bytes. */
-QLLM_API int64_t qllm_tokenize(struct qllm *q, const char *model, const void *text, size_t n, unsigned flags, qllm_event_fn fn,
-                               void *user);
-QLLM_API int64_t qllm_detokenize(struct qllm *q, const char *model, const int32_t *ids, size_t n, qllm_event_fn fn, void *user);
-/* messages: JSON array of {"role","content",...}; tools: JSON array or NULL. data: the rendered prompt. */
-QLLM_API int64_t qllm_template(struct qllm *q, const char *model, const char *messages, const char *tools, qllm_event_fn fn,
-                               void *user);
+QLLM_API int64_t qllm_tokenize(struct qllm *q, const char *model, const void *text, size_t n,
+                               unsigned flags, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_detokenize(struct qllm *q, const char *model, const int32_t *ids, size_t n,
+                                 qllm_event_fn fn, void *user);
+/* messages: JSON array of {"role","content",...}; tools: JSON array or NULL. data: the rendered
+ * prompt. */
+QLLM_API int64_t qllm_template(struct qllm *q, const char *model, const char *messages,
+                               const char *tools, qllm_event_fn fn, void *user);
 
 struct qllm_bias {
 	int32_t id;
@@ -220,15 +245,24 @@ struct qllm_bytes {
 	const void *p;
 	size_t n;
 };
-enum qllm_sampling_fields {             /* which members of struct qllm_generate_args are given; the daemon's defaults otherwise */
-	QLLM_TEMP = 1, QLLM_TOP_K = 2, QLLM_TOP_P = 4, QLLM_MIN_P = 8, QLLM_TYPICAL_P = 16, QLLM_REPEAT_PENALTY = 32,
-	QLLM_PRESENCE_PENALTY = 64, QLLM_FREQUENCY_PENALTY = 128, QLLM_SEED = 256,
+/* which members of struct qllm_generate_args are given; the daemon's defaults otherwise */
+enum qllm_sampling_fields {
+	QLLM_TEMP = 1,
+	QLLM_TOP_K = 2,
+	QLLM_TOP_P = 4,
+	QLLM_MIN_P = 8,
+	QLLM_TYPICAL_P = 16,
+	QLLM_REPEAT_PENALTY = 32,
+	QLLM_PRESENCE_PENALTY = 64,
+	QLLM_FREQUENCY_PENALTY = 128,
+	QLLM_SEED = 256,
 };
 struct qllm_generate_args {
 	size_t size;
 	const char *model;
 	/* exactly one of these three */
-	const void *prompt;             /* raw: as it is; else one user message in the model's template */
+	/* raw: as it is; else one user message in the model's template */
+	const void *prompt;
 	size_t n_prompt;
 	const char *messages;           /* JSON array of {"role","content",...} */
 	const int32_t *tokens;          /* taken as they are */
@@ -237,8 +271,10 @@ struct qllm_generate_args {
 	const char *tools;              /* JSON array, with messages */
 	const char *system;             /* with prompt, not raw */
 	uint32_t max_tokens;            /* 0: until the context is full */
-	int raw, ignore_eos, special, batch;    /* special: special tokens show in the text; batch: background class */
-	const struct qllm_bytes *stop;  /* texts that end generation; at most 16 of at most 255 bytes */
+	/* special: special tokens show in the text; batch: background class */
+	int raw, ignore_eos, special, batch;
+	/* texts that end generation; at most 16 of at most 255 bytes */
+	const struct qllm_bytes *stop;
 	size_t n_stop;
 	unsigned given;                 /* enum qllm_sampling_fields */
 	float temp, top_p, min_p, typical_p, repeat_penalty, presence_penalty, frequency_penalty;
@@ -250,10 +286,12 @@ struct qllm_generate_args {
 };
 #define QLLM_GENERATE_INIT { .size = sizeof(struct qllm_generate_args) }
 /* TOKEN events, then DONE with result. */
-QLLM_API int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qllm_event_fn fn, void *user);
-/* ROW events for every token, then DONE. The first n_prompt tokens take the prompt path, the rest decode. */
-QLLM_API int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, size_t n, uint32_t n_prompt,
-                             qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args,
+                               qllm_event_fn fn, void *user);
+/* ROW events for every token, then DONE. The first n_prompt tokens take the prompt path, the rest
+ * decode. */
+QLLM_API int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, size_t n,
+                             uint32_t n_prompt, qllm_event_fn fn, void *user);
 struct qllm_eval_args {
 	size_t size;
 	const char *model;
@@ -264,14 +302,18 @@ struct qllm_eval_args {
 	const char *ref, *kv;           /* ref: also the divergence from this model */
 };
 #define QLLM_EVAL_INIT { .size = sizeof(struct qllm_eval_args) }
-QLLM_API int64_t qllm_eval(struct qllm *q, const struct qllm_eval_args *args, qllm_event_fn fn, void *user);
-/* Stream the model's weights `steps` times through the daemon's threads without computing: the roofline of decoding. */
-QLLM_API int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_eval(struct qllm *q, const struct qllm_eval_args *args, qllm_event_fn fn,
+                           void *user);
+/* Stream the model's weights `steps` times through the daemon's threads without computing: the
+ * roofline of decoding. */
+QLLM_API int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps,
+                                 qllm_event_fn fn, void *user);
 
-/* --- the whole thing in one blocking call ------------------------------------------------------------------------------- */
+/* --- the whole thing in one blocking call ----------------------------------------------------- */
 
 /* Text of a completion, NUL-terminated; qllm_text_free it. ret_n may be NULL. */
-QLLM_API int qllm_complete(struct qllm *q, const struct qllm_generate_args *args, char **ret, size_t *ret_n);
+QLLM_API int qllm_complete(struct qllm *q, const struct qllm_generate_args *args, char **ret,
+                           size_t *ret_n);
 QLLM_API void qllm_text_free(char *text);
 
 #ifdef __cplusplus

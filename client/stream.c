@@ -2,7 +2,8 @@
  *
  * 1. A ring record is delivered in place and given back after its event function has returned.
  * 2. A final frame may overtake nothing: the ring is read to its end before the frame is looked at.
- * 3. The daemon's numbers are not trusted with addresses: every count is held against the record's length.
+ * 3. The daemon's numbers are not trusted with addresses: every count is held against the record's
+ *    length.
  * 4. A call is off the list before its DONE, so the event function may start the next one. */
 #include <errno.h>
 #include "base/num.h"
@@ -39,7 +40,8 @@ static void deliver_done(struct qllm *q, struct call *call, struct qllm_event *e
 	mem_free(call);
 }
 
-static void deliver_failure(struct qllm *q, struct call *call, int code, int exit_class, const char *text)
+static void deliver_failure(struct qllm *q, struct call *call, int code, int exit_class,
+                            const char *text)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE, .code = code, .error_class = exit_class };
 
@@ -55,12 +57,14 @@ static int ring_token(struct qllm *q, const struct call *call, const uint8_t *p,
 	struct ring_token head;
 	size_t left;
 
-	_Static_assert(sizeof(struct ring_top) == sizeof(struct qllm_logprob), "delivered in place");
+	_Static_assert(sizeof(struct ring_top) == sizeof(struct qllm_logprob),
+	               "delivered in place");
 	if (n < sizeof(head))
 		return -EPROTO;
 	memcpy(&head, p, sizeof(head));
 	left = n - sizeof(head);
-	if (head.n_top > left / sizeof(struct ring_top) || head.n_text != left - head.n_top * sizeof(struct ring_top))
+	if (head.n_top > left / sizeof(struct ring_top) ||
+	    head.n_text != left - head.n_top * sizeof(struct ring_top))
 		return -EPROTO;
 	token.id = head.id;
 	token.logprob = head.logprob;
@@ -82,9 +86,11 @@ static int ring_row(struct qllm *q, const struct call *call, const uint8_t *p, s
 	if (n < sizeof(head))
 		return -EPROTO;
 	memcpy(&head, p, sizeof(head));
-	if (head.n != (n - sizeof(head)) / sizeof(float) || head.first > head.n_vocab || head.n > head.n_vocab - head.first)
+	if (head.n != (n - sizeof(head)) / sizeof(float) || head.first > head.n_vocab ||
+	    head.n > head.n_vocab - head.first)
 		return -EPROTO;
-	row = (struct qllm_row){ head.index, head.n_vocab, head.first, head.n, (const float *)(const void *)(p + sizeof(head)) };
+	row = (struct qllm_row){ head.index, head.n_vocab, head.first, head.n,
+		                 (const float *)(const void *)(p + sizeof(head)) };
 	ev.row = &row;
 	deliver(q, call, &ev);
 	return 0;
@@ -97,7 +103,8 @@ int stream_ring(struct qllm *q)
 	int r;
 
 	while ((r = ring_reader_next(q->ring, &rec, &p)) > 0) {
-		/* a record of a request that has ended, or of a type from the future, is passed over */
+		/* a record of a request that has ended, or of a type from the future, is passed
+		 * over */
 		struct call *call = rec.id <= UINT32_MAX ? call_find(q, (uint32_t)rec.id) : NULL;
 		int code = 0;
 
@@ -117,10 +124,18 @@ static void model_event(struct qllm *q, const struct call *call, const Qllm__Mod
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_MODEL };
 	struct qllm_model model = {
-		.name = m->name ? m->name : "", .path = m->path ? m->path : "",
-		.architecture = m->architecture ? m->architecture : "", .type = m->type ? m->type : "",
-		.fault = m->fault, .parameters = m->parameters, .bytes = m->bytes, .uid = m->uid,
-		.loaded = m->loaded, .packed = m->packed, .in_place = m->in_place, .shared = m->shared,
+		.name = m->name ? m->name : "",
+		.path = m->path ? m->path : "",
+		.architecture = m->architecture ? m->architecture : "",
+		.type = m->type ? m->type : "",
+		.fault = m->fault,
+		.parameters = m->parameters,
+		.bytes = m->bytes,
+		.uid = m->uid,
+		.loaded = m->loaded,
+		.packed = m->packed,
+		.in_place = m->in_place,
+		.shared = m->shared,
 	};
 
 	ev.model = &model;
@@ -131,9 +146,17 @@ static void ps_event(struct qllm *q, const struct call *call, const Qllm__PsEntr
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_LOADED };
 	struct qllm_loaded loaded = {
-		.name = m->name ? m->name : "", .state = m->state ? m->state : "", .bytes = m->bytes,
-		.resident_bytes = m->resident_bytes, .kv_pages = m->kv_pages, .kv_pages_max = m->kv_pages_max,
-		.kv_bytes = m->kv_bytes, .references = m->references, .ctx = m->ctx, .idle_s = m->idle_s, .pinned = m->pinned,
+		.name = m->name ? m->name : "",
+		.state = m->state ? m->state : "",
+		.bytes = m->bytes,
+		.resident_bytes = m->resident_bytes,
+		.kv_pages = m->kv_pages,
+		.kv_pages_max = m->kv_pages_max,
+		.kv_bytes = m->kv_bytes,
+		.references = m->references,
+		.ctx = m->ctx,
+		.idle_s = m->idle_s,
+		.pinned = m->pinned,
 	};
 
 	ev.loaded = &loaded;
@@ -146,7 +169,9 @@ static void frame_page(struct qllm *q, struct call *call, const Qllm__Frame *f)
 	bool is_list = f->body_case == QLLM__FRAME__BODY_LIST_REPLY;
 	size_t n = is_list ? f->list_reply->n_models : f->ps_reply->n_models;
 	bool more = is_list ? f->list_reply->more : f->ps_reply->more;
-	const char *last = n == 0 ? NULL : is_list ? f->list_reply->models[n - 1]->name : f->ps_reply->models[n - 1]->name;
+	const char *last = n == 0    ? NULL
+	                   : is_list ? f->list_reply->models[n - 1]->name
+	                             : f->ps_reply->models[n - 1]->name;
 	struct qllm_event done = { .type = QLLM_EVENT_DONE };
 
 	for (size_t i = 0; i < n; i++) {
@@ -158,7 +183,8 @@ static void frame_page(struct qllm *q, struct call *call, const Qllm__Frame *f)
 	if (more && last && call_list_more(q, call, last) == 0)
 		return;
 	if (more)
-		deliver_failure(q, call, -EPROTO, EXIT_FAILED, "the list could not be read to its end");
+		deliver_failure(q, call, -EPROTO, EXIT_FAILED,
+		                "the list could not be read to its end");
 	else
 		deliver_done(q, call, &done);
 }
@@ -167,9 +193,15 @@ static void frame_done(struct qllm *q, struct call *call, const Qllm__Done *d)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE };
 	struct qllm_result result = {
-		.finish = (int)d->finish, .prompt_tokens = d->prompt_tokens, .cached_tokens = d->cached_tokens,
-		.completion_tokens = d->completion_tokens, .prompt_s = d->prompt_s, .first_token_s = d->first_token_s,
-		.decode_s = d->decode_s, .seed = d->seed, .note = d->note,
+		.finish = (int)d->finish,
+		.prompt_tokens = d->prompt_tokens,
+		.cached_tokens = d->cached_tokens,
+		.completion_tokens = d->completion_tokens,
+		.prompt_s = d->prompt_s,
+		.first_token_s = d->first_token_s,
+		.decode_s = d->decode_s,
+		.seed = d->seed,
+		.note = d->note,
 	};
 
 	ev.result = &result;
@@ -180,13 +212,28 @@ static void frame_status(struct qllm *q, struct call *call, const Qllm__StatusRe
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE };
 	struct qllm_status_result status = {
-		.version = s->version ? s->version : "", .threads_why = s->threads_why ? s->threads_why : "",
-		.cpu = s->cpu ? s->cpu : "", .kernels = s->kernels ? s->kernels : "", .socket = s->socket ? s->socket : "",
-		.state_dir = s->state_dir ? s->state_dir : "", .ready = s->ready, .uptime_s = s->uptime_s,
-		.budget_bytes = s->budget_bytes, .used_bytes = s->used_bytes, .models = s->models, .loaded = s->loaded,
-		.connections = s->connections, .running = s->running, .waiting = s->waiting, .parked = s->parked,
-		.threads = s->threads, .threads_active = s->threads_active, .pid = s->pid,
-		.prompt_tokens = s->prompt_tokens, .decode_tokens = s->decode_tokens, .preemptions = s->preemptions,
+		.version = s->version ? s->version : "",
+		.threads_why = s->threads_why ? s->threads_why : "",
+		.cpu = s->cpu ? s->cpu : "",
+		.kernels = s->kernels ? s->kernels : "",
+		.socket = s->socket ? s->socket : "",
+		.state_dir = s->state_dir ? s->state_dir : "",
+		.ready = s->ready,
+		.uptime_s = s->uptime_s,
+		.budget_bytes = s->budget_bytes,
+		.used_bytes = s->used_bytes,
+		.models = s->models,
+		.loaded = s->loaded,
+		.connections = s->connections,
+		.running = s->running,
+		.waiting = s->waiting,
+		.parked = s->parked,
+		.threads = s->threads,
+		.threads_active = s->threads_active,
+		.pid = s->pid,
+		.prompt_tokens = s->prompt_tokens,
+		.decode_tokens = s->decode_tokens,
+		.preemptions = s->preemptions,
 	};
 
 	ev.status = &status;
@@ -206,32 +253,41 @@ static void frame_numbers(struct qllm *q, struct call *call, const Qllm__Frame *
 		const Qllm__EstimateReply *e = f->estimate_reply;
 
 		estimate = (struct qllm_estimate_result){
-			e->weights_bytes, e->kv_bytes, e->kv_bytes_per_token, e->activation_bytes, e->budget_bytes, e->ctx,
-			e->slots, e->fits,
+			e->weights_bytes,
+			e->kv_bytes,
+			e->kv_bytes_per_token,
+			e->activation_bytes,
+			e->budget_bytes,
+			e->ctx,
+			e->slots,
+			e->fits,
 		};
 		ev.estimate = &estimate;
 	} else if (f->body_case == QLLM__FRAME__BODY_LOAD_REPLY) {
-		load = (struct qllm_load_result){ f->load_reply->seconds, f->load_reply->ctx, f->load_reply->was_loaded };
+		load = (struct qllm_load_result){ f->load_reply->seconds, f->load_reply->ctx,
+			                          f->load_reply->was_loaded };
 		ev.load = &load;
 	} else if (f->body_case == QLLM__FRAME__BODY_EVAL_REPLY) {
 		const Qllm__EvalReply *e = f->eval_reply;
 
 		eval = (struct qllm_eval_result){
-			e->ppl, e->ppl_stderr, e->seconds, e->tokens, e->has_kld_mean, e->kld_mean, e->kld_p99, e->kld_max,
-			e->top1,
+			e->ppl,      e->ppl_stderr, e->seconds, e->tokens, e->has_kld_mean,
+			e->kld_mean, e->kld_p99,    e->kld_max, e->top1,
 		};
 		ev.eval = &eval;
 	} else {
 		const Qllm__BenchReadReply *b = f->bench_read_reply;
 
-		reading = (struct qllm_read_result){ b->bytes, b->bytes_per_token, b->seconds, b->flops_per_token };
+		reading = (struct qllm_read_result){ b->bytes, b->bytes_per_token, b->seconds,
+			                             b->flops_per_token };
 		ev.read = &reading;
 	}
 	deliver_done(q, call, &ev);
 }
 
 /* The limit is the socket's own: a memfd that the daemon made and whose size it says. */
-static void frame_blob(struct qllm *q, struct call *call, struct frame_in *f, const Qllm__Blob *blob)
+static void frame_blob(struct qllm *q, struct call *call, struct frame_in *f,
+                       const Qllm__Blob *blob)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE };
 	_cleanup_mem_ char *data = NULL;
@@ -251,7 +307,8 @@ static void frame_blob(struct qllm *q, struct call *call, struct frame_in *f, co
 static void frame_progress(struct qllm *q, const struct call *call, const Qllm__Progress *p)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_PROGRESS };
-	struct qllm_progress progress = { p->phase ? p->phase : "", p->unit ? p->unit : "", p->done, p->total };
+	struct qllm_progress progress = { p->phase ? p->phase : "", p->unit ? p->unit : "", p->done,
+		                          p->total };
 
 	ev.progress = &progress;
 	deliver(q, call, &ev);
@@ -283,7 +340,8 @@ int stream_frame(struct qllm *q, struct frame_in *f)
 	switch (frame->body_case) {
 	case QLLM__FRAME__BODY_ERROR:
 		e = frame->error;
-		deliver_failure(q, call, e->errnum > 0 ? -e->errnum : error_of_class(e->code), (int)e->code,
+		deliver_failure(q, call, e->errnum > 0 ? -e->errnum : error_of_class(e->code),
+		                (int)e->code,
 		                e->text && *e->text ? e->text : "the daemon gave no reason");
 		break;
 	case QLLM__FRAME__BODY_PROGRESS:
@@ -315,7 +373,8 @@ int stream_frame(struct qllm *q, struct frame_in *f)
 		frame_numbers(q, call, frame);
 		break;
 	default:
-		deliver_failure(q, call, -EPROTO, EXIT_FAILED, "the daemon's answer is of a kind this library does not know");
+		deliver_failure(q, call, -EPROTO, EXIT_FAILED,
+		                "the daemon's answer is of a kind this library does not know");
 		break;
 	}
 	return 0;
@@ -324,6 +383,8 @@ int stream_frame(struct qllm *q, struct frame_in *f)
 void stream_lost(struct qllm *q)
 {
 	while (!list_empty(&q->lost))
-		deliver_failure(q, container_of(q->lost.next, struct call, link), -ECONNRESET, EXIT_UNREACHABLE,
-		                "the connection to the daemon was lost before the request had ended");
+		deliver_failure(
+			q, container_of(q->lost.next, struct call, link), -ECONNRESET,
+			EXIT_UNREACHABLE,
+			"the connection to the daemon was lost before the request had ended");
 }

@@ -1,5 +1,6 @@
-/* glib - a desktop program's way: the connection is a source of the GLib main loop, two requests run side by side.
- * Build: cc glib.c $(pkg-config --cflags --libs qllm glib-2.0). Use: glib MODEL PROMPT PROMPT */
+/* glib - a desktop program's way: the connection is a source of the GLib main loop, two requests
+ * run side by side. Build: cc glib.c $(pkg-config --cflags --libs qllm glib-2.0). Use: glib MODEL
+ * PROMPT PROMPT */
 #include <glib-unix.h>
 #include <qllm.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* poll - a program with a poll() loop of its own: text streams as it is made, and a line on stdin cancels it.
- * Build: cc poll.c $(pkg-config --cflags --libs qllm). Use: poll MODEL PROMPT */
+/* poll - a program with a poll() loop of its own: text streams as it is made, and a line on stdin
+ * cancels it. Build: cc poll.c $(pkg-config --cflags --libs qllm). Use: poll MODEL PROMPT */
 #include <poll.h>
 #include <qllm.h>
 #include <stdio.h>
@@ -25,7 +25,8 @@ static void on_event(void *user, const struct qllm_event *ev)
 		if (ev->error)
 			fprintf(stderr, "%s\n", ev->error);
 		else
-			fprintf(stderr, "\n%u tokens in %.2f s\n", ev->result->completion_tokens, ev->result->decode_s);
+			fprintf(stderr, "\n%u tokens in %.2f s\n", ev->result->completion_tokens,
+			        ev->result->decode_s);
 		break;
 	default:
 		break;
@@ -34,7 +35,8 @@ static void on_event(void *user, const struct qllm_event *ev)
 
 static void loop(struct qllm *q, struct state *state, int64_t id)
 {
-	struct pollfd fds[] = { { .fd = qllm_fd(q), .events = POLLIN }, { .fd = STDIN_FILENO, .events = POLLIN } };
+	struct pollfd fds[] = { { .fd = qllm_fd(q), .events = POLLIN },
+		                { .fd = STDIN_FILENO, .events = POLLIN } };
 	char line[256];
 
 	while (!state->done) {
@@ -47,7 +49,8 @@ static void loop(struct qllm *q, struct state *state, int64_t id)
 				fds[1].fd = -1;         /* end of input: poll passes it over */
 		}
 		if (fds[0].revents)
-			qllm_dispatch(q);       /* a lost connection ends the request: on_event hears of it */
+			/* a lost connection ends the request: on_event hears of it */
+			qllm_dispatch(q);
 	}
 }
 
