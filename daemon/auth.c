@@ -47,7 +47,8 @@ int auth_peer(struct peer *ret, int sock, const char *admin_group, struct err *e
 	int r;
 
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 || n != sizeof(cred))
-		return err_set(err, -errno, "the kernel does not tell who connected: %s", strerror(errno));
+		return err_set(err, -errno, "the kernel does not tell who connected: %s",
+		               strerror(errno));
 	if (admin_group[0]) {
 		r = in_group(sock, cred.gid, admin_group, &member);
 		if (r < 0)

@@ -1,10 +1,12 @@
 /* call - the life of a request on the daemon's side.
  *
- * 1. While busy, the call belongs to a worker or the engine; the main thread only sets flags. The one post that ends a
- *    step gives it back. So a call is freed on the main thread, never under somebody's feet.
- * 2. A progress post may still be in the box when the step ends; it was pushed earlier, so it runs earlier: posts are
- *    in order and the call outlives it.
- * 3. A call that was cancelled during a worker's step ends as cancelled; the engine reports its own end. */
+ * 1. While busy, the call belongs to a worker or the engine; the main thread only sets flags. The
+ *    one post that ends a step gives it back. So a call is freed on the main thread, never under
+ *    somebody's feet.
+ * 2. A progress post may still be in the box when the step ends; it was pushed earlier, so it runs
+ *    earlier: posts are in order and the call outlives it.
+ * 3. A call that was cancelled during a worker's step ends as cancelled; the engine reports its own
+ *    end. */
 #include "daemon/call.h"
 #include <errno.h>
 #include <stdio.h>
@@ -168,7 +170,8 @@ void call_fail(struct call *c, int r, const struct err *err)
 	else if (r == -ECANCELED)
 		reply_error(c, EXIT_FAILED, r, "cancelled");
 	else
-		reply_error(c, call_exit_class(r), r, err && err->text[0] ? err->text : strerror(-r));
+		reply_error(c, call_exit_class(r), r,
+		            err && err->text[0] ? err->text : strerror(-r));
 }
 
 void call_fail_class(struct call *c, enum exit_class class, int r, const char *format, ...)
@@ -264,8 +267,10 @@ void call_request_done(struct call *c, const struct request_result *result)
 		if (result->err)
 			c->err = *result->err;
 	} else if (atomic_load(&c->overflow)) {
-		c->result = err_set(&c->err, -ENOBUFS, "the connection's ring is too small for this output: ask for more "
-		                    "ring_bytes in Hello");
+		c->result = err_set(
+			&c->err, -ENOBUFS,
+			"the connection's ring is too small for this output: ask for more "
+			"ring_bytes in Hello");
 	}
 	posts_push(c->d->posts, &c->post);
 }
@@ -325,11 +330,13 @@ static void call_on_tick(struct post *p)
 	send_reply(c, &frame, NULL);
 }
 
-void call_progress(struct call *c, const char *phase, uint64_t done, uint64_t total, const char *unit)
+void call_progress(struct call *c, const char *phase, uint64_t done, uint64_t total,
+                   const char *unit)
 {
 	uint64_t now = daemon_now_us();
 
-	if (now - atomic_load(&c->progress_us) < PROGRESS_EVERY_US || atomic_exchange(&c->tick_pending, true))
+	if (now - atomic_load(&c->progress_us) < PROGRESS_EVERY_US ||
+	    atomic_exchange(&c->tick_pending, true))
 		return;
 	atomic_store(&c->progress_us, now);
 	atomic_store(&c->progress_done, done);

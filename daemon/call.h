@@ -1,12 +1,13 @@
 /* call - one open request of one connection, from its frame to its final reply.
  *
- * A handler (dispatch.h) gets the call on the main thread and either replies at once or moves it on: call_work() to a
- * group of threads, call_with_model() until a model is there, call_submit() to the engine. Each of these ends in `then` on
- * the main thread, or in an Error reply made here when the step failed. A call ends with exactly one of call_reply,
- * call_ok, call_fail, which free it. If its connection has gone meanwhile it ends the same way, without a frame.
+ * A handler (dispatch.h) gets the call on the main thread and either replies at once or moves it
+ * on: call_work() to a group of threads, call_with_model() until a model is there, call_submit() to
+ * the engine. Each of these ends in `then` on the main thread, or in an Error reply made here when
+ * the step failed. A call ends with exactly one of call_reply, call_ok, call_fail, which free it.
+ * If its connection has gone meanwhile it ends the same way, without a frame.
  *
- * Threads: main, but for `run` functions (on their worker; they own the call meanwhile and may use frame, err, data, model),
- * call_progress (worker) and call_request_done (engine). */
+ * Threads: main, but for `run` functions (on their worker; they own the call meanwhile and may use
+ * frame, err, data, model), call_progress (worker) and call_request_done (engine). */
 #pragma once
 #include <pthread.h>
 #include <stdatomic.h>
@@ -56,23 +57,27 @@ struct call {
 	struct request *request;        /* while the engine has it */
 	struct request_result request_result;
 	uint64_t reserved;              /* engine thread: ring bytes promised to it */
-	atomic_bool overflow;           /* the ring had no room where the engine was told there was */
+	/* the ring had no room where the engine was told there was */
+	atomic_bool overflow;
 };
 
 /* Takes the frame over. NULL: out of memory, the frame stays the caller's. */
 struct call *call_new(struct conn *conn, const struct dispatch_row *row, struct frame_in *in);
 
-void call_reply(struct call *c, Qllm__Frame *frame, struct frame_fds *fds);   /* sets the id; fds may be NULL, are sent */
+/* sets the id; fds may be NULL, are sent */
+void call_reply(struct call *c, Qllm__Frame *frame, struct frame_fds *fds);
 void call_ok(struct call *c, const char *text);
 void call_reply_text(struct call *c, const char *text, size_t n);
-/* Error by errno (class by call_exit_class) with the sentence in err, or strerror. -ECANCELED of a streaming call: Done. */
+/* Error by errno (class by call_exit_class) with the sentence in err, or strerror. -ECANCELED of a
+ * streaming call: Done. */
 void call_fail(struct call *c, int r, const struct err *err);
 void call_fail_class(struct call *c, enum exit_class class, int r, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 enum exit_class call_exit_class(int r);
 
 void call_work(struct call *c, struct workers *group, call_run_fn run, call_then_fn then);
-/* Hand r (its user and sink are set here) to the engine; `then` runs after its last output with request_result set. */
+/* Hand r (its user and sink are set here) to the engine; `then` runs after its last output with
+ * request_result set. */
 void call_submit(struct call *c, struct request *r, call_then_fn then);
 void call_cancel(struct call *c);
 /* The client has gone: cancel, and end without reply. */
@@ -81,7 +86,8 @@ void call_orphan(struct call *c);
 void call_detach(struct call *c, const char *text);
 
 /* phase, unit: static strings. At most ten a second go out. */
-void call_progress(struct call *c, const char *phase, uint64_t done, uint64_t total, const char *unit);
+void call_progress(struct call *c, const char *phase, uint64_t done, uint64_t total,
+                   const char *unit);
 /* KV type asked for; false: it is not built, and the call has been failed. */
 bool call_check_kv(struct call *c, const char *kv);
 void call_free_data(void *data);                /* data_free for a plain block */

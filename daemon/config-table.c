@@ -5,28 +5,35 @@
 #define AT(field) offsetof(struct config, field)
 
 const struct config_key config_table[] = {
-	{ "daemon", "socket", CONFIG_STR, AT(socket), "", .help =
-	  "Path of the socket. Default: $RUNTIME_DIRECTORY, /run/qllmd (root) or $XDG_RUNTIME_DIR/qllmd, and there qllmd.sock." },
-	{ "daemon", "socket_group", CONFIG_STR, AT(socket_group), "qllm", .help =
-	  "Group that may connect when the daemon runs as root; without such a group the socket is root's alone." },
-	{ "daemon", "state_dir", CONFIG_STR, AT(state_dir), "", .help =
-	  "Where models are kept. Default: $STATE_DIRECTORY, /var/lib/qllmd (root) or $XDG_STATE_HOME/qllmd." },
-	{ "daemon", "cache_dir", CONFIG_STR, AT(cache_dir), "", .help =
-	  "What may be deleted at any time. Default: $CACHE_DIRECTORY, /var/cache/qllmd (root) or $XDG_CACHE_HOME/qllmd." },
-	{ "daemon", "log_level", CONFIG_STR, AT(log_level), "info", .reload = true, .help =
-	  "error, warning, notice, info or debug." },
-	{ "daemon", "admin_group", CONFIG_STR, AT(admin_group), "", .reload = true, .help =
-	  "Members may see and change everybody's models. Root and the daemon's own user always may." },
-	{ "engine", "threads", CONFIG_U64, AT(threads), "0", 0, 1024, .help =
-	  "Compute threads; 0: as many as affinity, cgroup and physical cores give." },
-	{ "engine", "memory", CONFIG_BYTES, AT(memory), "0", 0, UINT64_MAX, .help =
-	  "Budget for KV pages and buffers of all models (suffix K, M, G); 0: memory.max of the cgroup, else half of memory." },
-	{ "engine", "chunk", CONFIG_U64, AT(chunk), "128", 1, 4096, .help =
-	  "Prompt tokens a step: bounds how long one client's prompt delays another client's next token." },
-	{ "engine", "max_sequences", CONFIG_U64, AT(max_sequences), "64", 1, 1024, .help =
-	  "Sequences decoded together." },
-	{ "limits", "connections_per_uid", CONFIG_U64, AT(connections_per_uid), "64", 1, 65536, true,
-	  "Connections one user may hold." },
+	{ "daemon", "socket", CONFIG_STR, AT(socket), "",
+	  .help = "Path of the socket. Default: $RUNTIME_DIRECTORY, /run/qllmd (root) or "
+	          "$XDG_RUNTIME_DIR/qllmd, and there qllmd.sock." },
+	{ "daemon", "socket_group", CONFIG_STR, AT(socket_group), "qllm",
+	  .help = "Group that may connect when the daemon runs as root; without such a group the "
+	          "socket is root's alone." },
+	{ "daemon", "state_dir", CONFIG_STR, AT(state_dir), "",
+	  .help = "Where models are kept. Default: $STATE_DIRECTORY, /var/lib/qllmd (root) or "
+	          "$XDG_STATE_HOME/qllmd." },
+	{ "daemon", "cache_dir", CONFIG_STR, AT(cache_dir), "",
+	  .help = "What may be deleted at any time. Default: $CACHE_DIRECTORY, /var/cache/qllmd "
+	          "(root) or $XDG_CACHE_HOME/qllmd." },
+	{ "daemon", "log_level", CONFIG_STR, AT(log_level), "info", .reload = true,
+	  .help = "error, warning, notice, info or debug." },
+	{ "daemon", "admin_group", CONFIG_STR, AT(admin_group), "", .reload = true,
+	  .help = "Members may see and change everybody's models. Root and the daemon's own user "
+	          "always may." },
+	{ "engine", "threads", CONFIG_U64, AT(threads), "0", 0, 1024,
+	  .help = "Compute threads; 0: as many as affinity, cgroup and physical cores give." },
+	{ "engine", "memory", CONFIG_BYTES, AT(memory), "0", 0, UINT64_MAX,
+	  .help = "Budget for KV pages and buffers of all models (suffix K, M, G); 0: memory.max "
+	          "of the cgroup, else half of memory." },
+	{ "engine", "chunk", CONFIG_U64, AT(chunk), "128", 1, 4096,
+	  .help = "Prompt tokens a step: bounds how long one client's prompt delays another "
+	          "client's next token." },
+	{ "engine", "max_sequences", CONFIG_U64, AT(max_sequences), "64", 1, 1024,
+	  .help = "Sequences decoded together." },
+	{ "limits", "connections_per_uid", CONFIG_U64, AT(connections_per_uid), "64", 1, 65536,
+	  true, "Connections one user may hold." },
 	{ "limits", "queued_per_uid", CONFIG_U64, AT(queued_per_uid), "64", 1, 65536, true,
 	  "Open requests one user may have over all connections." },
 	{ "limits", "prompt_bytes", CONFIG_BYTES, AT(prompt_bytes), "64M", 1024, 1ull << 32, true,

@@ -1,7 +1,8 @@
 /* config - reads INI files into struct config through the table.
  *
  * 1. Every value goes through set_value, whether default, file or command line: one parser a type.
- * 2. An unknown key or section is an error: a misspelt limit must not silently stay at its default. */
+ * 2. An unknown key or section is an error: a misspelt limit must not silently stay at its
+ *    default. */
 #include "daemon/config.h"
 #include <dirent.h>
 #include <errno.h>
@@ -31,7 +32,8 @@ static int parse_bytes(const char *s, uint64_t *ret)
 	return mul_overflows(x, unit, ret) ? -ERANGE : 0;
 }
 
-static int set_value(struct config *c, const struct config_key *key, const char *value, struct err *err)
+static int set_value(struct config *c, const struct config_key *key, const char *value,
+                     struct err *err)
 {
 	void *at = (char *)c + key->offset;
 	uint64_t x = 0;
@@ -51,9 +53,9 @@ static int set_value(struct config *c, const struct config_key *key, const char 
 	if (r == -ENOMEM)
 		return err_set(err, r, "out of memory");
 	if (r < 0 || x < key->min || x > key->max)
-		return err_set(err, -EINVAL, "%s = %s: a number from %llu to %llu is needed", key->name,
-		               str_escape(shown, sizeof(shown), value, strlen(value)), (unsigned long long)key->min,
-		               (unsigned long long)key->max);
+		return err_set(err, -EINVAL, "%s = %s: a number from %llu to %llu is needed",
+		               key->name, str_escape(shown, sizeof(shown), value, strlen(value)),
+		               (unsigned long long)key->min, (unsigned long long)key->max);
 	*(uint64_t *)at = x;
 	return 0;
 }
@@ -100,12 +102,15 @@ static int load_file(struct config *c, const char *path, bool must_exist, struct
 	int line;
 
 	if (!f)
-		return errno == ENOENT && !must_exist ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
+		return errno == ENOENT && !must_exist
+		               ? 0
+		               : err_set(err, -errno, "%s: %s", path, strerror(errno));
 	line = ini_parse_file(f, on_pair, &p);
 	if (p.r < 0)
 		return err_set(err, p.r, "%s:%d: %s", path, line, own.text);
 	if (line != 0)
-		return err_set(err, line == -2 ? -ENOMEM : -EINVAL, "%s:%d: not a section, a setting or a comment", path, line);
+		return err_set(err, line == -2 ? -ENOMEM : -EINVAL,
+		               "%s:%d: not a section, a setting or a comment", path, line);
 	return 0;
 }
 
@@ -127,7 +132,9 @@ static int load_dir(struct config *c, const char *file, struct err *err)
 		return err_set(err, r, "out of memory");
 	n = scandir(dir.p, &names, is_conf, alphasort);
 	if (n < 0)
-		return errno == ENOENT || errno == ENOTDIR ? 0 : err_set(err, -errno, "%s: %s", dir.p, strerror(errno));
+		return errno == ENOENT || errno == ENOTDIR
+		               ? 0
+		               : err_set(err, -errno, "%s: %s", dir.p, strerror(errno));
 	for (int i = 0; i < n; i++) {
 		_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
 

@@ -1,5 +1,5 @@
-/* config - settings: built-in defaults, then FILE, then FILE.d/ *.conf in order of name, then the command line. One table
- * (config-table.c) feeds parser, `config show` and the manual. */
+/* config - settings: built-in defaults, then FILE, then FILE.d/ *.conf in order of name, then the
+ * command line. One table (config-table.c) feeds parser, `config show` and the manual. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,12 +26,13 @@ struct config_key {
 extern const struct config_key config_table[];
 extern const size_t config_n_keys;
 
-/* Defaults, then file and its .d directory. A file that does not exist is no error unless must_exist.
- * Errors name file, line and key: -EINVAL, -errno, -ENOMEM. */
+/* Defaults, then file and its .d directory. A file that does not exist is no error unless
+ * must_exist. Errors name file, line and key: -EINVAL, -errno, -ENOMEM. */
 int config_load(struct config **ret, const char *file, bool must_exist, struct err *err);
 struct config *config_free(struct config *c);
 DEFINE_FREEP(struct config, config_free)
-/* One key by name ("socket"; sections hold no two of the same name). -ENOENT for unknown keys, -EINVAL, -ENOMEM. */
+/* One key by name ("socket"; sections hold no two of the same name). -ENOENT for unknown keys,
+ * -EINVAL, -ENOMEM. */
 int config_set(struct config *c, const char *name, const char *value, struct err *err);
 /* Copy the reloadable keys of `from` over `to`. 0 or -ENOMEM with `to` unchanged. */
 int config_apply_reload(struct config *to, const struct config *from);

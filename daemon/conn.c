@@ -1,10 +1,11 @@
 /* conn - reads frames, queues replies, ends clients that break the rules.
  *
- * 1. Only conn_on_io, timers and the owner's shutdown path free a connection; everybody else shuts the socket down and lets the
- *    loop come by (EPOLLHUP), so that no handler holds a dangling pointer.
+ * 1. Only conn_on_io, timers and the owner's shutdown path free a connection; everybody else shuts
+ *    the socket down and lets the loop come by (EPOLLHUP), so that no handler holds a dangling
+ *    pointer.
  * 2. A turn reads at most READS_MAX frames of one client.
- * 3. The queue of replies is bounded in frames and bytes; who does not read loses the connection, not the daemon its
- *    memory. */
+ * 3. The queue of replies is bounded in frames and bytes; who does not read loses the connection,
+ *    not the daemon its memory. */
 #include "daemon/conn.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -86,13 +87,15 @@ void conn_send(struct conn *conn, Qllm__Frame *frame, const struct frame_fds *fd
 	int r = frame_pack(frame, &data, &n);
 
 	if (r == 0 && list_empty(&conn->out))
-		r = fd_sendmsg(conn->fd, data, n, fds ? fds->fd : NULL, fds ? fds->n : 0, MSG_DONTWAIT);
+		r = fd_sendmsg(conn->fd, data, n, fds ? fds->fd : NULL, fds ? fds->n : 0,
+		               MSG_DONTWAIT);
 	else if (r == 0)
 		r = -EAGAIN;
 	if (r == -EAGAIN)
 		r = enqueue(conn, &data, n, fds);
 	if (r < 0) {
-		log_msg(LOG_L_DEBUG, "client %llu: reply lost: %s", (unsigned long long)conn->number, strerror(-r));
+		log_msg(LOG_L_DEBUG, "client %llu: reply lost: %s",
+		        (unsigned long long)conn->number, strerror(-r));
 		shutdown(conn->fd, SHUT_RDWR);
 	}
 }
@@ -192,13 +195,15 @@ int conn_new(struct daemon *d, int fd)
 		r = sd_event_add_io(d->event, &conn->io, fd, EPOLLIN, conn_on_io, conn);
 	if (r >= 0)
 		r = sd_event_add_time_relative(d->event, &conn->hello_timer, CLOCK_MONOTONIC,
-		                               (uint64_t)HELLO_TIMEOUT_S * 1000000, 0, on_hello_timeout, conn);
+		                               (uint64_t)HELLO_TIMEOUT_S * 1000000, 0,
+		                               on_hello_timeout, conn);
 	if (r < 0) {
 		conn_close(conn, strerror(-r));
 		return r;
 	}
 	if (conn->user->connections > d->config->connections_per_uid) {
-		conn_fault(conn, EXIT_BUSY, "too many connections of this user (limits.connections_per_uid)");
+		conn_fault(conn, EXIT_BUSY,
+		           "too many connections of this user (limits.connections_per_uid)");
 		conn_close(conn, "too many connections of its user");
 	}
 	return 0;
@@ -209,8 +214,9 @@ void conn_close(struct conn *conn, const char *why)
 	struct daemon *d = conn->d;
 	char shown[80];
 
-	log_msg(why ? LOG_L_NOTICE : LOG_L_DEBUG, "client %llu (uid %u, %s) %s%s", (unsigned long long)conn->number,
-	        (unsigned)conn->peer.uid, str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
+	log_msg(why ? LOG_L_NOTICE : LOG_L_DEBUG, "client %llu (uid %u, %s) %s%s",
+	        (unsigned long long)conn->number, (unsigned)conn->peer.uid,
+	        str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
 	        why ? "closed: " : "left", why ? why : "");
 	sd_event_source_disable_unref(conn->io);
 	sd_event_source_disable_unref(conn->hello_timer);

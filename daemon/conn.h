@@ -27,8 +27,9 @@ struct conn {
 int conn_new(struct daemon *d, int fd);
 /* Cancels its requests and frees it. why: for the log, NULL = the client left. */
 void conn_close(struct conn *conn, const char *why);
-/* Send or queue. The frame is packed before the call returns; fds stay the caller's. A client that lets the queue grow past
- * its bound is disconnected (later, from the loop: conn stays valid here). */
+/* Send or queue. The frame is packed before the call returns; fds stay the caller's. A client that
+ * lets the queue grow past its bound is disconnected (later, from the loop: conn stays valid
+ * here). */
 void conn_send(struct conn *conn, Qllm__Frame *frame, const struct frame_fds *fds);
 /* Tell the client why, then disconnect it from the loop. */
 void conn_fault(struct conn *conn, enum exit_class class, const char *text);

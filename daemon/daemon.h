@@ -1,4 +1,5 @@
-/* daemon - what the parts of the process share. One object, made by main.c; main thread only unless said otherwise. */
+/* daemon - what the parts of the process share. One object, made by main.c; main thread only unless
+ * said otherwise. */
 #pragma once
 #include <stdbool.h>
 #include <systemd/sd-event.h>

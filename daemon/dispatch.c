@@ -1,7 +1,7 @@
 /* dispatch - checks that are the same for every request, then the handler.
  *
- * Order: Hello first and once; then quota and draining (busy, retry); then the handler. A request id that is in use is a
- * breach of the protocol, since two replies could not be told apart. */
+ * Order: Hello first and once; then quota and draining (busy, retry); then the handler. A request
+ * id that is in use is a breach of the protocol, since two replies could not be told apart. */
 #include "daemon/dispatch.h"
 #include <errno.h>
 #include <string.h>
@@ -54,7 +54,8 @@ static void reply_error(struct conn *conn, uint32_t id, enum exit_class class, c
 
 static uint64_t ring_size(const Qllm__Hello *hello)
 {
-	uint64_t want = hello->has_ring_bytes ? hello->ring_bytes : RING_BYTES_DEFAULT, size = RING_BYTES_MIN;
+	uint64_t want = hello->has_ring_bytes ? hello->ring_bytes : RING_BYTES_DEFAULT,
+		 size = RING_BYTES_MIN;
 
 	while (size < want && size < RING_BYTES_MAX)
 		size *= 2;
@@ -73,10 +74,14 @@ static int on_hello(struct conn *conn, const struct frame_in *in, struct err *er
 	if (conn->greeted)
 		return err_set(err, -EPROTO, "a second Hello");
 	if (!hello->has_protocol || hello->protocol != PROTO_VERSION)
-		return err_set(err, -EPROTO, "protocol %u is not spoken here, %d is: client and daemon are of different versions",
-		               hello->protocol, PROTO_VERSION);
+		return err_set(
+			err, -EPROTO,
+			"protocol %u is not spoken here, %d is: client and daemon are of different "
+			"versions",
+			hello->protocol, PROTO_VERSION);
 	if (hello->client && strlen(hello->client) > HELLO_CLIENT_MAX)
-		return err_set(err, -EPROTO, "the client's name has more than %d bytes", HELLO_CLIENT_MAX);
+		return err_set(err, -EPROTO, "the client's name has more than %d bytes",
+		               HELLO_CLIENT_MAX);
 	if (hello->client)
 		strcpy(conn->name, hello->client);
 	r = stream_new(&conn->stream, conn->d, conn->fd, ring_size(hello), &out, &page);
@@ -126,20 +131,27 @@ static void on_cancel(struct conn *conn, const struct frame_in *in)
 		call_cancel(c);
 }
 
-static int start_call(struct conn *conn, struct frame_in *in, const struct dispatch_row *row, struct err *err)
+static int start_call(struct conn *conn, struct frame_in *in, const struct dispatch_row *row,
+                      struct err *err)
 {
 	struct daemon *d = conn->d;
 	uint32_t id = in->frame->id;
 	struct call *c;
 
 	if (id == 0 || find_call(conn, id))
-		return err_set(err, -EPROTO, id ? "request id %u is in use already" : "request id %u is not allowed", id);
+		return err_set(err, -EPROTO,
+		               id ? "request id %u is in use already"
+		                  : "request id %u is not allowed",
+		               id);
 	if (d->draining && !row->light) {
-		reply_error(conn, id, EXIT_BUSY, "the daemon is shutting down: try again when it is back");
+		reply_error(conn, id, EXIT_BUSY,
+		            "the daemon is shutting down: try again when it is back");
 		return 0;
 	}
 	if (conn->user->requests >= d->config->queued_per_uid && !row->light) {
-		reply_error(conn, id, EXIT_BUSY, "too many open requests of this user (limits.queued_per_uid): try again");
+		reply_error(
+			conn, id, EXIT_BUSY,
+			"too many open requests of this user (limits.queued_per_uid): try again");
 		return 0;
 	}
 	c = call_new(conn, row, in);
@@ -162,7 +174,8 @@ int dispatch_frame(struct conn *conn, struct frame_in *in, bool unknown, struct 
 	if (!conn->greeted && body != QLLM__FRAME__BODY_HELLO)
 		r = err_set(err, -EPROTO, "the first frame must be Hello");
 	else if (unknown || (!row && body == QLLM__FRAME__BODY__NOT_SET))
-		reply_error(conn, in->frame->id, EXIT_USAGE, "this daemon does not know that request: it may be older than the "
+		reply_error(conn, in->frame->id, EXIT_USAGE,
+		            "this daemon does not know that request: it may be older than the "
 		            "client");
 	else if (body == QLLM__FRAME__BODY_HELLO)
 		r = on_hello(conn, in, err);

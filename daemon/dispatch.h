@@ -6,7 +6,8 @@ struct dispatch_row {
 	Qllm__Frame__BodyCase body;
 	void (*handle)(struct call *c);
 	bool streams;                   /* needs the ring; ends with Done */
-	bool light;                     /* answered at once: neither quota nor draining refuses it */
+	/* answered at once: neither quota nor draining refuses it */
+	bool light;
 };
 /* Takes *in over. Negative: the client broke the protocol, close it. */
 int dispatch_frame(struct conn *conn, struct frame_in *in, bool unknown, struct err *err);
@@ -27,7 +28,8 @@ void req_tokenize(struct call *c);      /* req-text.c */
 void req_detokenize(struct call *c);
 void req_template(struct call *c);
 void req_generate(struct call *c);      /* req-generate.c */
-void req_stream_done(struct call *c);   /* Done of a streaming call; c->data is NULL or generate's */
+/* Done of a streaming call; c->data is NULL or generate's */
+void req_stream_done(struct call *c);
 void req_logits(struct call *c);        /* req-logits.c */
 void req_bench_read(struct call *c);
 void req_eval(struct call *c);          /* req-eval.c */

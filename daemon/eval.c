@@ -1,10 +1,11 @@
 /* eval - chunks in flight, sums in order.
  *
- * 1. A request belongs to the engine; its slot's pointer to it is only used under the lock and is NULL once the engine
- *    is done, so that cancelling never touches a freed request.
- * 2. eval_text returns only when no request of its own is left in the engine: the sinks' user pointers are on its stack.
- * 3. With a reference each side holds at most `cap` rows; a side without room is parked by the engine and woken when
- *    half of its rows were used. */
+ * 1. A request belongs to the engine; its slot's pointer to it is only used under the lock and is
+ *    NULL once the engine is done, so that cancelling never touches a freed request.
+ * 2. eval_text returns only when no request of its own is left in the engine: the sinks' user
+ *    pointers are on its stack.
+ * 3. With a reference each side holds at most `cap` rows; a side without room is parked by the
+ *    engine and woken when half of its rows were used. */
 #include "daemon/eval.h"
 #include <errno.h>
 #include <math.h>
@@ -37,7 +38,8 @@ struct eval {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct tokens tokens;
-	uint32_t ctx, n_chunks, first, done_chunks;     /* first: first scored position of a chunk */
+	/* first: first scored position of a chunk */
+	uint32_t ctx, n_chunks, first, done_chunks;
 	struct chunk_sum *sums;
 	struct slot slots[IN_FLIGHT];
 	int code;                       /* first failure */
@@ -47,7 +49,7 @@ struct eval {
 	uint64_t same_top;
 };
 
-/* --- engine thread ------------------------------------------------------------------------------------------------- */
+/* --- engine thread ---------------------------------------------------------------------------- */
 
 static bool score_room(void *user, size_t n)
 {
@@ -81,7 +83,8 @@ static void slot_done(void *user, const struct request_result *result)
 	} else if (result->finish == FINISH_CANCELLED && ev->code == 0) {
 		ev->code = -ECANCELED;
 	} else if (!ev->p->ref && result->finish != FINISH_ERROR) {
-		ev->sums[s->chunk] = (struct chunk_sum){ result->sum_nll, result->sum_nll_sq, result->n_scored };
+		ev->sums[s->chunk] = (struct chunk_sum){ result->sum_nll, result->sum_nll_sq,
+			                                 result->n_scored };
 		ev->done_chunks++;
 	}
 	pthread_cond_signal(&ev->changed);
@@ -91,7 +94,8 @@ static void slot_done(void *user, const struct request_result *result)
 static bool rows_room(void *user, size_t n)
 {
 	struct slot *s = user;
-	uint64_t rows = DIV_UP(n, (size_t)s->ev->n_vocab * sizeof(float)), least = n / (s->ev->n_vocab * sizeof(float));
+	uint64_t rows = DIV_UP(n, (size_t)s->ev->n_vocab * sizeof(float)),
+		 least = n / (s->ev->n_vocab * sizeof(float));
 	bool ok;
 
 	/* n counts some bytes of overhead a row: never more than a row's worth. */
@@ -113,11 +117,13 @@ static void rows_row(void *user, uint32_t index, const float *row, uint32_t n_vo
 	pthread_mutex_lock(&ev->lock);
 	if (row && ev->code == 0 && index + 1 >= ev->first && index + 1 < ev->ctx) {
 		if (s->row_n == ev->cap) {
-			ev->code = err_set(&ev->err, -ENOBUFS, "more rows came than there was room for");
+			ev->code = err_set(&ev->err, -ENOBUFS,
+			                   "more rows came than there was room for");
 		} else {
 			if (s->row_n == 0)
 				s->row_first = index;
-			memcpy(s->rows + (size_t)(index % ev->cap) * n_vocab, row, n_vocab * sizeof(float));
+			memcpy(s->rows + (size_t)(index % ev->cap) * n_vocab, row,
+			       n_vocab * sizeof(float));
 			s->row_n++;
 		}
 		pthread_cond_signal(&ev->changed);
@@ -128,7 +134,7 @@ static void rows_row(void *user, uint32_t index, const float *row, uint32_t n_vo
 static const struct sink score_sink = { score_room, no_token, no_row, slot_done };
 static const struct sink rows_sink = { rows_room, no_token, rows_row, slot_done };
 
-/* --- worker -------------------------------------------------------------------------------------------------------- */
+/* --- worker ----------------------------------------------------------------------------------- */
 
 static int submit(struct eval *ev, struct slot *s, struct model *m, uint32_t chunk)
 {
@@ -141,7 +147,8 @@ static int submit(struct eval *ev, struct slot *s, struct model *m, uint32_t chu
 	r->kind = p->ref ? REQUEST_LOGITS : REQUEST_SCORE;
 	r->model = model_ref(m);
 	r->n_tokens = r->n_prompt = ev->ctx;
-	r->tokens = mem_memdup(ev->tokens.data + (size_t)chunk * ev->ctx, ev->ctx * sizeof(int32_t));
+	r->tokens = mem_memdup(ev->tokens.data + (size_t)chunk * ev->ctx,
+	                       ev->ctx * sizeof(int32_t));
 	if (!r->tokens) {
 		request_free(r);
 		return -ENOMEM;
@@ -267,10 +274,12 @@ static double row_lse(const float *x, uint32_t n, uint32_t *ret_top)
 }
 
 /* KL of q (the model) from p (the reference), and the model's own loss on the token that came. */
-static int add_row(struct eval *ev, const float *q, const float *p, int32_t next, struct chunk_sum *sum)
+static int add_row(struct eval *ev, const float *q, const float *p, int32_t next,
+                   struct chunk_sum *sum)
 {
 	uint32_t top_q, top_p;
-	double lse_q = row_lse(q, ev->n_vocab, &top_q), lse_p = row_lse(p, ev->n_vocab, &top_p), kl = 0, nll;
+	double lse_q = row_lse(q, ev->n_vocab, &top_q), lse_p = row_lse(p, ev->n_vocab, &top_p),
+	       kl = 0, nll;
 
 	if (!isfinite(lse_q) || !isfinite(lse_p))
 		return -EBADMSG;
@@ -300,7 +309,9 @@ static int compare_chunk(struct eval *ev, uint32_t chunk)
 		pthread_mutex_lock(&ev->lock);
 		while (ev->code == 0 && (a->row_n == 0 || b->row_n == 0)) {
 			if ((!a->request && a->row_n == 0) || (!b->request && b->row_n == 0))
-				ev->code = err_set(&ev->err, -EIO, "rows are missing at the end of chunk %u", chunk);
+				ev->code = err_set(&ev->err, -EIO,
+				                   "rows are missing at the end of chunk %u",
+				                   chunk);
 			else
 				wait_changed(ev);
 		}
@@ -309,12 +320,14 @@ static int compare_chunk(struct eval *ev, uint32_t chunk)
 		if (r < 0)
 			return r;
 		/* Rows at `t` are not overwritten before row_n says that they are used. */
-		r = add_row(ev, a->rows + (size_t)(t % ev->cap) * ev->n_vocab, b->rows + (size_t)(t % ev->cap) * ev->n_vocab,
-		            tokens[t + 1], &ev->sums[chunk]);
+		r = add_row(ev, a->rows + (size_t)(t % ev->cap) * ev->n_vocab,
+		            b->rows + (size_t)(t % ev->cap) * ev->n_vocab, tokens[t + 1],
+		            &ev->sums[chunk]);
 		pthread_mutex_lock(&ev->lock);
 		a->row_n--;
 		b->row_n--;
-		wake = (a->parked && a->row_n <= ev->cap / 2) || (b->parked && b->row_n <= ev->cap / 2);
+		wake = (a->parked && a->row_n <= ev->cap / 2) ||
+		       (b->parked && b->row_n <= ev->cap / 2);
 		pthread_mutex_unlock(&ev->lock);
 		if (wake)
 			engine_wake(ev->p->engine);
@@ -392,18 +405,21 @@ static int cut_chunks(struct eval *ev, struct err *err)
 
 	ev->ctx = p->ctx ? p->ctx : p->hf ? 2048 : 512;
 	if (ev->ctx < 8)
-		return err_set(err, -EINVAL, "a context of %u tokens is too short to score: 8 at least", ev->ctx);
+		return err_set(err, -EINVAL,
+		               "a context of %u tokens is too short to score: 8 at least", ev->ctx);
 	ev->first = p->hf ? 1 : ev->ctx / 2 + 1;
 	ev->n_vocab = p->model->hp.n_vocab;
 	if (p->ref && p->ref->hp.n_vocab != ev->n_vocab)
-		return err_set(err, -EINVAL, "the models' vocabularies differ: %u and %u tokens", ev->n_vocab,
-		               p->ref->hp.n_vocab);
+		return err_set(err, -EINVAL, "the models' vocabularies differ: %u and %u tokens",
+		               ev->n_vocab, p->ref->hp.n_vocab);
 	r = tok_encode(p->model->tok, p->text, p->n, TOKENIZE_BOS, 0, &ev->tokens);
 	if (r < 0)
 		return err_set(err, r, "tokenizing the text: %s", strerror(-r));
 	if (ev->tokens.n < (size_t)least * ev->ctx)
-		return err_set(err, -EINVAL, "the text has %zu tokens, at least %u are needed for a context of %u", ev->tokens.n,
-		               least * ev->ctx, ev->ctx);
+		return err_set(
+			err, -EINVAL,
+			"the text has %zu tokens, at least %u are needed for a context of %u",
+			ev->tokens.n, least * ev->ctx, ev->ctx);
 	ev->n_chunks = (uint32_t)(ev->tokens.n / ev->ctx);
 	if (p->chunks && p->chunks < ev->n_chunks)
 		ev->n_chunks = p->chunks;

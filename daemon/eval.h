@@ -1,10 +1,12 @@
 /* eval - perplexity and KL of a model on a text, by requests to the engine like anybody's.
  *
- * llama.cpp: the text's tokens (BOS where the vocabulary adds it, special tokens not parsed) in chunks of ctx without
- * overlap, token 0 of each replaced by BOS if the vocabulary adds it, positions ctx/2+1 .. ctx-1 scored. hf: BOS at the very
- * start only, all positions but the first of each chunk scored.
- * With a reference both models' rows are compared while they come; sums are in double and in order of position, so that
- * the result does not depend on timing. Threads: blocks its caller (a worker); never the main or engine thread. */
+ * llama.cpp: the text's tokens (BOS where the vocabulary adds it, special tokens not parsed) in
+ * chunks of ctx without overlap, token 0 of each replaced by BOS if the vocabulary adds it,
+ * positions ctx/2+1 .. ctx-1 scored. hf: BOS at the very start only, all positions but the first of
+ * each chunk scored.
+ * With a reference both models' rows are compared while they come; sums are in double and in order
+ * of position, so that the result does not depend on timing. Threads: blocks its caller (a worker);
+ * never the main or engine thread. */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>

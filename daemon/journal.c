@@ -1,4 +1,5 @@
-/* journal - sd_journal_sendv where the journal listens. No text of prompts or answers ever reaches a log call. */
+/* journal - sd_journal_sendv where the journal listens. No text of prompts or answers ever reaches
+ * a log call. */
 #include "daemon/journal.h"
 #include <errno.h>
 #include <stdio.h>
@@ -13,8 +14,8 @@
 
 enum { FIELDS_MAX = 16 };
 
-static void to_journal(enum log_level level, const char *message_id, const struct log_field *fields, unsigned n_fields,
-                       const char *text)
+static void to_journal(enum log_level level, const char *message_id, const struct log_field *fields,
+                       unsigned n_fields, const char *text)
 {
 	struct sbuf parts[FIELDS_MAX + 3] = { 0 };
 	struct iovec iov[FIELDS_MAX + 3];
@@ -43,8 +44,8 @@ static bool stderr_is_journal(void)
 	unsigned long long dev, ino;
 	struct stat st;
 
-	return stream && sscanf(stream, "%llu:%llu", &dev, &ino) == 2 && fstat(2, &st) == 0 && st.st_dev == dev &&
-	       st.st_ino == ino;
+	return stream && sscanf(stream, "%llu:%llu", &dev, &ino) == 2 && fstat(2, &st) == 0 &&
+	       st.st_dev == dev && st.st_ino == ino;
 }
 
 void journal_setup(void)
@@ -59,8 +60,8 @@ int journal_level(const char *name, struct err *err)
 		const char *name;
 		enum log_level level;
 	} levels[] = {
-		{ "error", LOG_L_ERR }, { "warning", LOG_L_WARN }, { "notice", LOG_L_NOTICE }, { "info", LOG_L_INFO },
-		{ "debug", LOG_L_DEBUG },
+		{ "error", LOG_L_ERR }, { "warning", LOG_L_WARN }, { "notice", LOG_L_NOTICE },
+		{ "info", LOG_L_INFO }, { "debug", LOG_L_DEBUG },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(levels); i++)
@@ -68,5 +69,6 @@ int journal_level(const char *name, struct err *err)
 			log_set_level(levels[i].level);
 			return 0;
 		}
-	return err_set(err, -EINVAL, "log level %.40s: error, warning, notice, info or debug is needed", name);
+	return err_set(err, -EINVAL,
+	               "log level %.40s: error, warning, notice, info or debug is needed", name);
 }

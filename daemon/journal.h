@@ -1,5 +1,5 @@
-/* journal - log hook of the daemon: structured fields to the journal when stderr is connected to it, else one line a
- * message to stderr. */
+/* journal - log hook of the daemon: structured fields to the journal when stderr is connected to
+ * it, else one line a message to stderr. */
 #pragma once
 #include "base/err.h"
 

@@ -1,5 +1,6 @@
-/* listen - binds under a temporary name and renames over the path, so that the path is never without a listener and
- * never has one with wrong permissions. A path is stale when connecting to it is refused. */
+/* listen - binds under a temporary name and renames over the path, so that the path is never
+ * without a listener and never has one with wrong permissions. A path is stale when connecting to
+ * it is refused. */
 #include "daemon/listen.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -68,7 +69,8 @@ static int set_addr(struct sockaddr_un *addr, const char *path, struct err *err)
 {
 	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(addr->sun_path))
-		return err_set(err, -ENAMETOOLONG, "socket path %s is longer than %zu bytes", path, sizeof(addr->sun_path) - 1);
+		return err_set(err, -ENAMETOOLONG, "socket path %s is longer than %zu bytes", path,
+		               sizeof(addr->sun_path) - 1);
 	strcpy(addr->sun_path, path);
 	return 0;
 }
@@ -81,25 +83,32 @@ static int refuse_live(const char *path, const struct sockaddr_un *addr, struct 
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
 	if (!S_ISSOCK(st.st_mode))
-		return err_set(err, -EEXIST, "%s exists and is no socket: remove it or choose another --socket", path);
+		return err_set(err, -EEXIST,
+		               "%s exists and is no socket: remove it or choose another --socket",
+		               path);
 	probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (probe < 0)
 		return err_set(err, -errno, "socket: %s", strerror(errno));
 	if (connect(probe, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN)
 		return err_set(err, -EADDRINUSE, "another daemon listens on %s", path);
-	return errno == ECONNREFUSED || errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
+	return errno == ECONNREFUSED || errno == ENOENT
+	               ? 0
+	               : err_set(err, -errno, "%s: %s", path, strerror(errno));
 }
 
 /* Group access only for a daemon of the system, and only to the group that is meant. */
 static void set_access(const struct daemon *d, const char *path)
 {
-	const struct group *g = geteuid() == 0 && d->config->socket_group[0] ? getgrnam(d->config->socket_group) : NULL;
+	const struct group *g = geteuid() == 0 && d->config->socket_group[0]
+	                                ? getgrnam(d->config->socket_group)
+	                                : NULL;
 
 	if (g && chown(path, (uid_t)-1, g->gr_gid) == 0 && chmod(path, 0660) == 0)
 		return;
 	chmod(path, 0600);
 	if (geteuid() == 0)
-		log_msg(LOG_L_NOTICE, "no group %s: only root may connect to %s", d->config->socket_group, d->config->socket);
+		log_msg(LOG_L_NOTICE, "no group %s: only root may connect to %s",
+		        d->config->socket_group, d->config->socket);
 }
 
 static int make_parent(const char *path, struct err *err)
@@ -160,8 +169,11 @@ static int take_passed(struct listener *l, int n, struct err *err)
 	socklen_t size = sizeof(addr) - 1;
 
 	if (n != 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
-		return err_set(err, -EINVAL, "one listening Unix socket of type SEQPACKET is expected from systemd, got %d "
-		               "descriptors", n);
+		return err_set(
+			err, -EINVAL,
+			"one listening Unix socket of type SEQPACKET is expected from systemd, got "
+			"%d descriptors",
+			n);
 	l->fd = SD_LISTEN_FDS_START;
 	if (fcntl(l->fd, F_SETFL, fcntl(l->fd, F_GETFL) | O_NONBLOCK) < 0)
 		return err_set(err, -errno, "the passed socket: %s", strerror(errno));
@@ -183,7 +195,8 @@ int listener_new(struct listener **ret, struct daemon *d, struct err *err)
 	if (r == 0) {
 		r = sd_event_add_io(d->event, &l->io, l->fd, EPOLLIN, on_accept, l);
 		if (r >= 0)
-			r = sd_event_add_time_relative(d->event, &l->pause, CLOCK_MONOTONIC, 0, 0, on_resume, l);
+			r = sd_event_add_time_relative(d->event, &l->pause, CLOCK_MONOTONIC, 0, 0,
+			                               on_resume, l);
 		if (r >= 0)
 			r = sd_event_source_set_enabled(l->pause, SD_EVENT_OFF);
 		if (r < 0)
@@ -205,7 +218,8 @@ struct listener *listener_free(struct listener *l)
 		return NULL;
 	sd_event_source_disable_unref(l->io);
 	sd_event_source_disable_unref(l->pause);
-	if (l->own && l->path && stat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
+	if (l->own && l->path && stat(l->path, &st) == 0 && st.st_dev == l->dev &&
+	    st.st_ino == l->ino)
 		unlink(l->path);
 	if (l->fd >= 0)
 		close(l->fd);

@@ -3,7 +3,9 @@
 #include "daemon/daemon.h"
 
 struct listener;
-/* fd of systemd (sd_listen_fds), else binds d->config->socket; a stale socket is replaced, a live one is -EADDRINUSE. */
+/* fd of systemd (sd_listen_fds), else binds d->config->socket; a stale socket is replaced, a live
+ * one is -EADDRINUSE. */
 int listener_new(struct listener **ret, struct daemon *d, struct err *err);
-struct listener *listener_free(struct listener *l);     /* removes the socket file if it is still ours */
+/* removes the socket file if it is still ours */
+struct listener *listener_free(struct listener *l);
 const char *listener_path(const struct listener *l);

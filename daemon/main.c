@@ -1,8 +1,9 @@
 /* qllmd - options, start, signals, draining, end.
  *
- * Order of life: configuration, kernels, engine, store and catalogue, threads, socket, READY. Order of death: stop accepting,
- * let requests end (SIGTERM, drain_seconds), cancel what is left, close connections, engine, threads, catalogue. Signals are
- * blocked before the first thread starts and come through the loop. */
+ * Order of life: configuration, kernels, engine, store and catalogue, threads, socket, READY. Order
+ * of death: stop accepting, let requests end (SIGTERM, drain_seconds), cancel what is left, close
+ * connections, engine, threads, catalogue. Signals are blocked before the first thread starts and
+ * come through the loop. */
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -33,7 +34,8 @@ struct options {
 	unsigned n_set;
 };
 
-static struct daemon *the_daemon;       /* for daemon_close_foreign, which frame.c calls without context */
+/* for daemon_close_foreign, which frame.c calls without context */
+static struct daemon *the_daemon;
 
 uint64_t daemon_now_us(void)
 {
@@ -43,7 +45,7 @@ uint64_t daemon_now_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* --- foreign descriptors ----------------------------------------------------------------------------------------- */
+/* --- foreign descriptors ---------------------------------------------------------------------- */
 
 struct closing {
 	struct work work;
@@ -71,7 +73,7 @@ void daemon_close_foreign(int fd)
 	workers_push(the_daemon->intake, &c->work);
 }
 
-/* --- housekeeping ------------------------------------------------------------------------------------------------ */
+/* --- housekeeping ----------------------------------------------------------------------------- */
 
 /* A client that lets its output lie keeps KV pages from others: end its requests. */
 static void cancel_stalled(struct daemon *d, uint64_t now)
@@ -82,8 +84,10 @@ static void cancel_stalled(struct daemon *d, uint64_t now)
 
 		if (since == 0 || now < since || now - since < d->config->stall_seconds * 1000000)
 			continue;
-		log_msg(LOG_L_NOTICE, "client %llu reads no output for %llu s: its requests are cancelled",
-		        (unsigned long long)conn->number, (unsigned long long)d->config->stall_seconds);
+		log_msg(LOG_L_NOTICE,
+		        "client %llu reads no output for %llu s: its requests are cancelled",
+		        (unsigned long long)conn->number,
+		        (unsigned long long)d->config->stall_seconds);
 		atomic_store(&conn->stream->parked_us, 0);
 		list_for_safe(&conn->calls, jt) {
 			struct call *c = container_of(jt, struct call, link);
@@ -126,7 +130,7 @@ void daemon_check_drained(struct daemon *d)
 	}
 }
 
-/* --- signals ------------------------------------------------------------------------------------------------------- */
+/* --- signals ---------------------------------------------------------------------------------- */
 
 static int on_deadline(sd_event_source *source, uint64_t usec, void *user)
 {
@@ -155,8 +159,8 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 	sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %u requests", d->n_calls);
 	log_msg(LOG_L_INFO, "draining %u requests for at most %llu s", d->n_calls,
 	        (unsigned long long)d->config->drain_seconds);
-	if (sd_event_add_time_relative(d->event, &d->deadline, CLOCK_MONOTONIC, d->config->drain_seconds * 1000000, 0,
-	                               on_deadline, d) < 0)
+	if (sd_event_add_time_relative(d->event, &d->deadline, CLOCK_MONOTONIC,
+	                               d->config->drain_seconds * 1000000, 0, on_deadline, d) < 0)
 		return sd_event_exit(d->event, 0);
 	daemon_check_drained(d);
 	return 0;
@@ -175,7 +179,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	(void)source;
 	(void)si;
 	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)daemon_now_us());
-	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf", o->config != NULL, &err);
+	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
+	                o->config != NULL, &err);
 	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
 		r = config_set(fresh, o->set[i].name, o->set[i].value, &err);
 	if (r == 0)
@@ -183,23 +188,27 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	if (r == 0)
 		r = config_apply_reload(d->config, fresh);
 	if (r < 0)
-		log_msg(LOG_L_ERR, "configuration not reloaded, the old one stays: %s", err.text[0] ? err.text : strerror(-r));
+		log_msg(LOG_L_ERR, "configuration not reloaded, the old one stays: %s",
+		        err.text[0] ? err.text : strerror(-r));
 	else
 		log_msg(LOG_L_INFO, "configuration reloaded");
 	sd_notify(0, "READY=1");
 	return 0;
 }
 
-/* --- start --------------------------------------------------------------------------------------------------------- */
+/* --- start ------------------------------------------------------------------------------------ */
 
 static const char usage[] =
 	"qllmd [OPTION...]: serve quantized language models to local programs.\n"
 	"\n"
-	"  --config FILE     settings (default " SYSCONFDIR "/qllmd/qllmd.conf, then FILE.d/*.conf)\n"
-	"  --socket PATH     where to listen (default: /run/qllmd/qllmd.sock, or below $XDG_RUNTIME_DIR)\n"
+	"  --config FILE     settings (default " SYSCONFDIR
+	"/qllmd/qllmd.conf, then FILE.d/*.conf)\n"
+	"  --socket PATH     where to listen (default: /run/qllmd/qllmd.sock, or below "
+	"$XDG_RUNTIME_DIR)\n"
 	"  --state-dir DIR   where models are kept\n"
 	"  --cache-dir DIR   what may be deleted at any time\n"
-	"  --threads N       compute threads (default: as many as affinity, cgroup and cores give)\n"
+	"  --threads N       compute threads (default: as many as affinity, cgroup and cores "
+	"give)\n"
 	"  --log-level L     error, warning, notice, info or debug\n"
 	"  --version         print the version and exit\n"
 	"  --help            this text\n"
@@ -210,15 +219,24 @@ static const char usage[] =
 static int parse_options(struct options *o, int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "config", required_argument, NULL, 'c' }, { "socket", required_argument, NULL, 's' },
-		{ "state-dir", required_argument, NULL, 'd' }, { "cache-dir", required_argument, NULL, 'C' },
-		{ "threads", required_argument, NULL, 't' }, { "log-level", required_argument, NULL, 'l' },
-		{ "version", no_argument, NULL, 'V' }, { "help", no_argument, NULL, 'h' }, { NULL },
+		{ "config", required_argument, NULL, 'c' },
+		{ "socket", required_argument, NULL, 's' },
+		{ "state-dir", required_argument, NULL, 'd' },
+		{ "cache-dir", required_argument, NULL, 'C' },
+		{ "threads", required_argument, NULL, 't' },
+		{ "log-level", required_argument, NULL, 'l' },
+		{ "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL },
 	};
 	static const struct {
 		int opt;
 		const char *key;
-	} keys[] = { { 's', "socket" }, { 'd', "state_dir" }, { 'C', "cache_dir" }, { 't', "threads" }, { 'l', "log_level" } };
+	} keys[] = { { 's', "socket" },
+		     { 'd', "state_dir" },
+		     { 'C', "cache_dir" },
+		     { 't', "threads" },
+		     { 'l', "log_level" } };
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "", longs, NULL)) >= 0) {
@@ -252,19 +270,23 @@ static int parse_options(struct options *o, int argc, char **argv)
 }
 
 /* base/tail, or below the home directory when base is unset. */
-static int default_path(char **at, const char *base, const char *home_tail, const char *tail, struct err *err)
+static int default_path(char **at, const char *base, const char *home_tail, const char *tail,
+                        struct err *err)
 {
 	_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
 	const char *home = getenv("HOME");
 	int r;
 
 	if (base && base[0] == '/')
-		r = sbuf_printf(&path, "%.*s%s%s", (int)strcspn(base, ":"), base, tail[0] ? "/" : "", tail);
+		r = sbuf_printf(&path, "%.*s%s%s", (int)strcspn(base, ":"), base,
+		                tail[0] ? "/" : "", tail);
 	else if (home_tail && home && home[0] == '/')
 		r = sbuf_printf(&path, "%s/%s/%s", home, home_tail, tail);
 	else
-		return err_set(err, -EINVAL, "no place for the daemon's files: give --socket and --state-dir, or set "
-		               "XDG_RUNTIME_DIR and HOME");
+		return err_set(
+			err, -EINVAL,
+			"no place for the daemon's files: give --socket and --state-dir, or set "
+			"XDG_RUNTIME_DIR and HOME");
 	if (r < 0)
 		return err_set(err, r, "out of memory");
 	mem_free(*at);
@@ -286,28 +308,34 @@ static int fill_paths(struct config *c, struct err *err)
 		else if (root)
 			r = default_path(&c->socket, "/run/qllmd", NULL, "qllmd.sock", err);
 		else
-			r = default_path(&c->socket, getenv("XDG_RUNTIME_DIR"), NULL, SOCKET_USER, err);
+			r = default_path(&c->socket, getenv("XDG_RUNTIME_DIR"), NULL, SOCKET_USER,
+			                 err);
 	}
 	if (r == 0 && !c->state_dir[0]) {
 		env = getenv("STATE_DIRECTORY");
 		if (env || root)
-			r = default_path(&c->state_dir, env ? env : "/var/lib/qllmd", NULL, "", err);
+			r = default_path(&c->state_dir, env ? env : "/var/lib/qllmd", NULL, "",
+			                 err);
 		else
-			r = default_path(&c->state_dir, getenv("XDG_STATE_HOME"), ".local/state", "qllmd", err);
+			r = default_path(&c->state_dir, getenv("XDG_STATE_HOME"), ".local/state",
+			                 "qllmd", err);
 	}
 	if (r == 0 && !c->cache_dir[0]) {
 		env = getenv("CACHE_DIRECTORY");
 		if (env || root)
-			r = default_path(&c->cache_dir, env ? env : "/var/cache/qllmd", NULL, "", err);
+			r = default_path(&c->cache_dir, env ? env : "/var/cache/qllmd", NULL, "",
+			                 err);
 		else
-			r = default_path(&c->cache_dir, getenv("XDG_CACHE_HOME"), ".cache", "qllmd", err);
+			r = default_path(&c->cache_dir, getenv("XDG_CACHE_HOME"), ".cache", "qllmd",
+			                 err);
 	}
 	return r;
 }
 
 static int load_config(struct daemon *d, const struct options *o, struct err *err)
 {
-	int r = config_load(&d->config, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf", o->config != NULL, err);
+	int r = config_load(&d->config, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
+	                    o->config != NULL, err);
 
 	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
 		r = config_set(d->config, o->set[i].name, o->set[i].value, err);
@@ -319,13 +347,16 @@ static int load_config(struct daemon *d, const struct options *o, struct err *er
 static int start_engine(struct daemon *d, struct kernels *k, struct err *err)
 {
 	struct engine_config ec = {
-		.threads = (uint32_t)d->config->threads, .budget = d->config->memory, .chunk = (uint32_t)d->config->chunk,
+		.threads = (uint32_t)d->config->threads,
+		.budget = d->config->memory,
+		.chunk = (uint32_t)d->config->chunk,
 		.max_seqs = (uint32_t)d->config->max_sequences,
 	};
 	int r = kernels_init(k, getenv("QLLM_CPU"));
 
 	if (r < 0)
-		return err_set(err, r, "QLLM_CPU=%s: unknown level; this machine has: %s", getenv("QLLM_CPU"), kernels_levels());
+		return err_set(err, r, "QLLM_CPU=%s: unknown level; this machine has: %s",
+		               getenv("QLLM_CPU"), kernels_levels());
 	d->kernels = k;
 	return engine_new(&d->engine, &ec, k, err);
 }
@@ -352,7 +383,8 @@ static int start_loop(struct daemon *d, struct err *err)
 	if (r >= 0)
 		r = sd_event_set_watchdog(d->event, true);
 	if (r >= 0)
-		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, 0, on_tick, d);
+		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, 0,
+		                               on_tick, d);
 	if (r >= 0)
 		r = posts_new(&d->posts, d->event);
 	if (r >= 0)
@@ -374,7 +406,8 @@ static void raise_files(void)
 	}
 }
 
-/* Everything that may call back ends before what it calls into. false: a thread hangs in a client's file system. */
+/* Everything that may call back ends before what it calls into. false: a thread hangs in a client's
+ * file system. */
 static bool stop(struct daemon *d)
 {
 	bool joined = true;
@@ -417,7 +450,8 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 	if (r == 0)
 		r = models_new(&d->models, d, err);
 	if (r == 0 && mkdir(d->config->cache_dir, 0700) < 0 && errno != EEXIST)
-		log_msg(LOG_L_NOTICE, "%s: %s: nothing is cached", d->config->cache_dir, strerror(errno));
+		log_msg(LOG_L_NOTICE, "%s: %s: nothing is cached", d->config->cache_dir,
+		        strerror(errno));
 	if (r == 0)
 		r = listener_new(&d->listener, d, err);
 	if (r < 0)

@@ -1,7 +1,8 @@
 /* models - the catalogue.
  *
  * 1. state LOADED <=> model != NULL; waiters are non-empty only while LOADING.
- * 2. users counts the calls that hold the entry, waiting ones included: an entry with users stays in the list.
+ * 2. users counts the calls that hold the entry, waiting ones included: an entry with users stays
+ *    in the list.
  * 3. The load itself touches only its struct load and the entry's constant meta. */
 #include "daemon/models.h"
 #include <errno.h>
@@ -158,24 +159,34 @@ struct entry *models_find(struct call *c, const char *name)
 	if (!name || !str_is_name(name)) {
 		char shown[80];
 
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "%s is no model name: [A-Za-z0-9][A-Za-z0-9._-]{0,63}",
-		                name ? str_escape(shown, sizeof(shown), name, strlen(name)) : "nothing");
+		call_fail_class(c, EXIT_USAGE, -EINVAL,
+		                "%s is no model name: [A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+		                name ? str_escape(shown, sizeof(shown), name, strlen(name))
+		                     : "nothing");
 		return NULL;
 	}
 	list_for(&c->d->models->entries, it) {
 		struct entry *e = container_of(it, struct entry, link);
-		int rank = !e->meta.shared && e->meta.uid == c->user->uid ? 3 : e->meta.shared ? 2 : c->admin ? 1 : 0;
+		int rank = !e->meta.shared && e->meta.uid == c->user->uid ? 3
+		           : e->meta.shared                               ? 2
+		           : c->admin                                     ? 1
+		                                                          : 0;
 
-		if (e->state != ENTRY_IMPORTING && rank > best_rank && strcmp(e->meta.name, name) == 0) {
+		if (e->state != ENTRY_IMPORTING && rank > best_rank &&
+		    strcmp(e->meta.name, name) == 0) {
 			best = e;
 			best_rank = rank;
 		}
 	}
 	if (!best) {
-		call_fail_class(c, EXIT_NO_MODEL, -ENOENT, "no model %s: see `qllmctl ls`, or import it", name);
+		call_fail_class(c, EXIT_NO_MODEL, -ENOENT,
+		                "no model %s: see `qllmctl ls`, or import it", name);
 	} else if (c->in.info->perm == PERM_OWNER && !models_may_change(best, c)) {
-		call_fail_class(c, EXIT_REFUSED, -EPERM, "model %s belongs to uid %u: only its owner or an administrator may do "
-		                "that", name, (unsigned)best->meta.uid);
+		call_fail_class(
+			c, EXIT_REFUSED, -EPERM,
+			"model %s belongs to uid %u: only its owner or an administrator may do "
+			"that",
+			name, (unsigned)best->meta.uid);
 		return NULL;
 	}
 	return best;
@@ -192,7 +203,8 @@ void models_release(struct entry *e)
 	e->idle_since_us = daemon_now_us();
 	if (e->users > 0 || e->state != ENTRY_LOADED || !weightmap_poisoned(e->model->map))
 		return;
-	/* Its file was cut while mapped: every request on it has failed, and the next load says what is wrong. */
+	/* Its file was cut while mapped: every request on it has failed, and the next load says
+	 * what is wrong. */
 	log_msg(LOG_L_ERR, "model %s: its file was truncated while in use", e->meta.name);
 	models_unload(e, NULL);
 }
@@ -281,7 +293,8 @@ static void load_run(struct work *w)
 {
 	struct load *load = container_of(w, struct load, work);
 	struct daemon *d = load->entry->models->d;
-	_cleanup_close_ int fd = store_open_model(load->entry->models->store, &load->entry->meta, &load->err);
+	_cleanup_close_ int fd = store_open_model(load->entry->models->store, &load->entry->meta,
+	                                          &load->err);
 	_cleanup_(model_unrefp) struct model *m = NULL;
 
 	load->result = fd < 0 ? fd : model_load(&m, fd, load->entry->meta.name, &load->err);
@@ -291,7 +304,8 @@ static void load_run(struct work *w)
 		load->ctx = engine_context(d->engine, m);
 		load->model = STEAL(m);
 	}
-	malloc_trim(0);         /* what parsing a large vocabulary has left behind in this thread's arena */
+	/* what parsing a large vocabulary has left behind in this thread's arena */
+	malloc_trim(0);
 	posts_push(d->posts, &load->post);
 }
 
@@ -348,8 +362,9 @@ void call_with_model(struct call *c, const char *name, unsigned slot, call_then_
 int models_unload(struct entry *e, struct err *err)
 {
 	if (e->state == ENTRY_LOADING || e->users > 0)
-		return err_set(err, -EBUSY, "model %s is in use by %u requests: try again when they have ended", e->meta.name,
-		               e->users);
+		return err_set(err, -EBUSY,
+		               "model %s is in use by %u requests: try again when they have ended",
+		               e->meta.name, e->users);
 	if (e->state != ENTRY_LOADED)
 		return err_set(err, -ENODATA, "model %s is not loaded", e->meta.name);
 	if (e->models->d->engine)       /* NULL at the very end */
@@ -369,7 +384,8 @@ unsigned models_tick(struct models *m, uint64_t now_us)
 	list_for(&m->entries, it) {
 		struct entry *e = container_of(it, struct entry, link);
 
-		if (e->state == ENTRY_LOADED && e->users == 0 && !e->pinned && now_us - e->idle_since_us >= limit)
+		if (e->state == ENTRY_LOADED && e->users == 0 && !e->pinned &&
+		    now_us - e->idle_since_us >= limit)
 			models_unload(e, NULL);
 		n += e->state == ENTRY_LOADED || e->state == ENTRY_LOADING;
 	}

@@ -1,7 +1,9 @@
-/* models - the catalogue: which models there are, who sees them, which are loaded and who uses them. Main thread only.
+/* models - the catalogue: which models there are, who sees them, which are loaded and who uses
+ * them. Main thread only.
  *
- * An entry is used by calls (models_acquire/release); a used entry is neither unloaded nor removed (-EBUSY), so nothing
- * that a call touches goes away under it. Loading runs on `prep`; calls that need the model wait in the entry's list. */
+ * An entry is used by calls (models_acquire/release); a used entry is neither unloaded nor removed
+ * (-EBUSY), so nothing that a call touches goes away under it. Loading runs on `prep`; calls that
+ * need the model wait in the entry's list. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -11,7 +13,8 @@
 enum entry_state { ENTRY_IMPORTING, ENTRY_IDLE, ENTRY_LOADING, ENTRY_LOADED };
 struct entry {
 	struct list link;               /* in order of name, then owner */
-	struct store_meta meta;         /* constant from import on: any thread while the entry is used */
+	/* constant from import on: any thread while the entry is used */
+	struct store_meta meta;
 	enum entry_state state;
 	char *fault;                    /* why it cannot be used, NULL = fine as far as known */
 	struct model *model;            /* while LOADED */
@@ -29,19 +32,22 @@ struct models *models_free(struct models *m);   /* no calls left */
 struct store *models_store(struct models *m);
 struct list *models_list(struct models *m);     /* struct entry.link */
 
-/* The model of that name which the call's user sees: own, then shared, then (admin) anybody's. NULL: none, then the call
- * has been failed with class 4 (2 for what is no name; 5 where the message is for owners and admins only: msg.c). */
+/* The model of that name which the call's user sees: own, then shared, then (admin) anybody's.
+ * NULL: none, then the call has been failed with class 4 (2 for what is no name; 5 where the
+ * message is for owners and admins only: msg.c). */
 struct entry *models_find(struct call *c, const char *name);
 bool models_visible(const struct entry *e, uid_t uid, bool admin);
 bool models_may_change(const struct entry *e, const struct call *c);
-/* A new entry in state IMPORTING; takes name and path of *meta over on success. -EEXIST, -ENOMEM. */
+/* A new entry in state IMPORTING; takes name and path of *meta over on success. -EEXIST,
+ * -ENOMEM. */
 int models_add(struct models *m, struct store_meta *meta, struct entry **ret);
-void models_drop(struct entry *e);              /* from the catalogue (import failed, removed); unused and not loaded */
+/* from the catalogue (import failed, removed); unused and not loaded */
+void models_drop(struct entry *e);
 
 void models_acquire(struct entry *e);
 void models_release(struct entry *e);
-/* Pin entry `name` to c->entry[slot] and a reference to c->model[slot], loading first where needed; then `then`. Any
- * failure replies and ends the call. */
+/* Pin entry `name` to c->entry[slot] and a reference to c->model[slot], loading first where needed;
+ * then `then`. Any failure replies and ends the call. */
 void call_with_model(struct call *c, const char *name, unsigned slot, call_then_fn then);
 /* As above, but neither loads nor gives a reference: for show, verify, estimate. */
 bool call_with_entry(struct call *c, const char *name, unsigned slot);

@@ -5,8 +5,8 @@
 #include "base/mem.h"
 #include "model/model.h"
 
-int prompt_tokens(struct call *c, const Qllm__Blob *blob, const struct tok *t, int32_t **ret, uint32_t *ret_n,
-                  struct err *err)
+int prompt_tokens(struct call *c, const Qllm__Blob *blob, const struct tok *t, int32_t **ret,
+                  uint32_t *ret_n, struct err *err)
 {
 	_cleanup_mem_ char *bytes = NULL;
 	uint32_t n_vocab = tok_n_vocab(t);
@@ -17,19 +17,23 @@ int prompt_tokens(struct call *c, const Qllm__Blob *blob, const struct tok *t, i
 	if (r < 0)
 		return r;
 	if (n % sizeof(int32_t) != 0)
-		return err_set(err, -EINVAL, "a list of token ids has %zu bytes, which is no multiple of 4", n);
+		return err_set(err, -EINVAL,
+		               "a list of token ids has %zu bytes, which is no multiple of 4", n);
 	ids = (const int32_t *)(const void *)bytes;
 	n /= sizeof(int32_t);
 	for (size_t i = 0; i < n; i++)
 		if (ids[i] < 0 || (uint32_t)ids[i] >= n_vocab)
-			return err_set(err, -EINVAL, "token %zu of the list is %d, the vocabulary has ids 0 to %u", i, ids[i],
-			               n_vocab - 1);
+			return err_set(
+				err, -EINVAL,
+				"token %zu of the list is %d, the vocabulary has ids 0 to %u", i,
+				ids[i], n_vocab - 1);
 	*ret_n = (uint32_t)n;
 	*ret = (int32_t *)(void *)STEAL(bytes);
 	return 0;
 }
 
-static int parse_array(struct call *c, const Qllm__Blob *blob, const char *what, json_t **ret, struct err *err)
+static int parse_array(struct call *c, const Qllm__Blob *blob, const char *what, json_t **ret,
+                       struct err *err)
 {
 	_cleanup_mem_ char *text = NULL;
 	json_error_t where;
@@ -41,7 +45,8 @@ static int parse_array(struct call *c, const Qllm__Blob *blob, const char *what,
 		return r;
 	json = json_loadb(text, n, JSON_REJECT_DUPLICATES, &where);
 	if (!json)
-		return err_set(err, -EINVAL, "%s: no JSON at line %d, column %d", what, where.line, where.column);
+		return err_set(err, -EINVAL, "%s: no JSON at line %d, column %d", what, where.line,
+		               where.column);
 	if (!json_is_array(json)) {
 		json_decref(json);
 		return err_set(err, -EINVAL, "%s: a JSON array is needed", what);
@@ -50,14 +55,16 @@ static int parse_array(struct call *c, const Qllm__Blob *blob, const char *what,
 	return 0;
 }
 
-static int render(struct call *c, json_t *messages, json_t *tools, struct sbuf *out, struct err *err)
+static int render(struct call *c, json_t *messages, json_t *tools, struct sbuf *out,
+                  struct err *err)
 {
 	const struct model *m = c->model[0];
 	int r;
 
 	if (!m->jinja)
-		return err_set(err, -EINVAL, "model %s has no chat template%s%s: use --raw", m->name,
-		               m->jinja_error ? " that works: " : "", m->jinja_error ? m->jinja_error : "");
+		return err_set(err, -EINVAL, "model %s has no chat template%s%s: use --raw",
+		               m->name, m->jinja_error ? " that works: " : "",
+		               m->jinja_error ? m->jinja_error : "");
 	r = chat_render(m->jinja, m->tok, messages, tools, out, err);
 	return r == -ENOENT ? -EINVAL : r;
 }
@@ -75,11 +82,13 @@ static int check_messages(const json_t *messages, struct err *err)
 		return err_set(err, -EINVAL, "messages: at least one is needed");
 	for (size_t i = 0; i < n; i++)
 		if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
-			return err_set(err, -EINVAL, "messages: number %zu is no object with a role", i);
+			return err_set(err, -EINVAL,
+			               "messages: number %zu is no object with a role", i);
 	return 0;
 }
 
-int prompt_render(struct call *c, const Qllm__Blob *messages, const Qllm__Blob *tools, struct sbuf *out, struct err *err)
+int prompt_render(struct call *c, const Qllm__Blob *messages, const Qllm__Blob *tools,
+                  struct sbuf *out, struct err *err)
 {
 	_cleanup_(json_putp) json_t *m = NULL;
 	_cleanup_(json_putp) json_t *t = NULL;
@@ -92,19 +101,21 @@ int prompt_render(struct call *c, const Qllm__Blob *messages, const Qllm__Blob *
 	return r == 0 ? render(c, m, t, out, err) : r;
 }
 
-int prompt_render_one(struct call *c, const char *text, size_t n, const char *system, struct sbuf *out,
-                      struct err *err)
+int prompt_render_one(struct call *c, const char *text, size_t n, const char *system,
+                      struct sbuf *out, struct err *err)
 {
 	_cleanup_(json_putp) json_t *m = json_array();
 	json_t *content = json_stringn(text, n);
 
 	if (!content)
 		return err_set(err, -EINVAL, "the prompt is not UTF-8: use --raw");
-	if (system && json_array_append_new(m, json_pack("{s:s s:s}", "role", "system", "content", system)) < 0) {
+	if (system && json_array_append_new(
+			      m, json_pack("{s:s s:s}", "role", "system", "content", system)) < 0) {
 		json_decref(content);
 		return err_set(err, -EINVAL, "the system prompt is not UTF-8");
 	}
-	if (json_array_append_new(m, json_pack("{s:s s:o}", "role", "user", "content", content)) < 0)
+	if (json_array_append_new(m, json_pack("{s:s s:o}", "role", "user", "content", content)) <
+	    0)
 		return err_set(err, -ENOMEM, "out of memory");
 	return render(c, m, NULL, out, err);
 }

@@ -25,9 +25,17 @@ static int eval_run(struct call *c, struct err *err)
 	uint64_t started = daemon_now_us();
 	_cleanup_mem_ char *text = NULL;
 	struct eval_params p = {
-		.engine = c->d->engine, .model = c->model[0], .ref = c->model[1], .ctx = q->ctx, .chunks = q->chunks,
-		.hf = q->protocol && strcmp(q->protocol, "hf") == 0, .uid = c->user->uid, .client = e->client,
-		.cancel = &c->cancel, .progress = on_progress, .user = c,
+		.engine = c->d->engine,
+		.model = c->model[0],
+		.ref = c->model[1],
+		.ctx = q->ctx,
+		.chunks = q->chunks,
+		.hf = q->protocol && strcmp(q->protocol, "hf") == 0,
+		.uid = c->user->uid,
+		.client = e->client,
+		.cancel = &c->cancel,
+		.progress = on_progress,
+		.user = c,
 	};
 	int r = blob_get(q->text, &c->in, c->d->config->prompt_bytes, &text, &p.n, err);
 
@@ -84,8 +92,10 @@ void req_eval(struct call *c)
 
 	if (!call_check_kv(c, q->kv))
 		return;
-	if (q->protocol && q->protocol[0] && strcmp(q->protocol, "hf") != 0 && strcmp(q->protocol, "llama.cpp") != 0) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "unknown protocol: llama.cpp and hf are known");
+	if (q->protocol && q->protocol[0] && strcmp(q->protocol, "hf") != 0 &&
+	    strcmp(q->protocol, "llama.cpp") != 0) {
+		call_fail_class(c, EXIT_USAGE, -EINVAL,
+		                "unknown protocol: llama.cpp and hf are known");
 		return;
 	}
 	e = mem_alloc(sizeof(*e));

@@ -1,4 +1,5 @@
-/* req-generate - run and chat: prompt to tokens on `prep`, then to the engine; output goes through the ring. */
+/* req-generate - run and chat: prompt to tokens on `prep`, then to the engine; output goes through
+ * the ring. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
@@ -66,13 +67,16 @@ static int set_sampling(struct generate *g, const Qllm__Sampling *s, struct err 
 static int set_stops(struct request *r, const Qllm__Generate *q, struct err *err)
 {
 	if (q->n_stop > STOP_MAX)
-		return err_set(err, -EINVAL, "%zu stop strings were given, at most %d are allowed", q->n_stop, STOP_MAX);
+		return err_set(err, -EINVAL, "%zu stop strings were given, at most %d are allowed",
+		               q->n_stop, STOP_MAX);
 	for (size_t i = 0; i < q->n_stop; i++) {
 		const ProtobufCBinaryData *s = &q->stop[i];
 
 		if (s->len == 0 || s->len >= STOP_LEN_MAX || memchr(s->data, 0, s->len))
-			return err_set(err, -EINVAL, "stop string %zu is empty, longer than %d bytes or has a zero byte", i + 1,
-			               STOP_LEN_MAX - 1);
+			return err_set(
+				err, -EINVAL,
+				"stop string %zu is empty, longer than %d bytes or has a zero byte",
+				i + 1, STOP_LEN_MAX - 1);
 		r->stop[i] = mem_strndup((const char *)s->data, s->len);
 		if (!r->stop[i])
 			return err_set(err, -ENOMEM, "out of memory");
@@ -93,7 +97,8 @@ static unsigned rendered_flags(const struct tok *t, const struct sbuf *text)
 	return TOKENIZE_SPECIAL | TOKENIZE_BOS;
 }
 
-static int encode(struct call *c, struct request *r, const char *text, size_t n, unsigned flags, struct err *err)
+static int encode(struct call *c, struct request *r, const char *text, size_t n, unsigned flags,
+                  struct err *err)
 {
 	struct tokens tokens = { 0 };
 	int ret = tok_encode(c->model[0]->tok, text, n, flags, 0, &tokens);
@@ -107,7 +112,8 @@ static int encode(struct call *c, struct request *r, const char *text, size_t n,
 	return 0;
 }
 
-static int encode_prompt(struct call *c, struct generate *g, const Qllm__Generate *q, struct err *err)
+static int encode_prompt(struct call *c, struct generate *g, const Qllm__Generate *q,
+                         struct err *err)
 {
 	_cleanup_(sbuf_deinit) struct sbuf rendered = { 0 };
 	_cleanup_mem_ char *text = NULL;
@@ -128,8 +134,8 @@ static int encode_prompt(struct call *c, struct generate *g, const Qllm__Generat
 	}
 	if (r < 0)
 		return r;
-	return encode(c, g->request, rendered.p ? rendered.p : "", rendered.n, rendered_flags(c->model[0]->tok, &rendered),
-	              err);
+	return encode(c, g->request, rendered.p ? rendered.p : "", rendered.n,
+	              rendered_flags(c->model[0]->tok, &rendered), err);
 }
 
 static int generate_run(struct call *c, struct err *err)
@@ -169,10 +175,12 @@ void req_stream_done(struct call *c)
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Done done = QLLM__DONE__INIT;
 
-	done.has_finish = done.has_prompt_tokens = done.has_cached_tokens = done.has_completion_tokens = true;
+	done.has_finish = done.has_prompt_tokens = done.has_cached_tokens =
+		done.has_completion_tokens = true;
 	done.has_prompt_s = done.has_first_token_s = done.has_decode_s = true;
-	done.finish = res->finish == FINISH_STOP ? QLLM__FINISH__FINISHED_STOP :
-	              res->finish == FINISH_LENGTH ? QLLM__FINISH__FINISHED_LENGTH : QLLM__FINISH__FINISHED_CANCELLED;
+	done.finish = res->finish == FINISH_STOP     ? QLLM__FINISH__FINISHED_STOP
+	              : res->finish == FINISH_LENGTH ? QLLM__FINISH__FINISHED_LENGTH
+	                                             : QLLM__FINISH__FINISHED_CANCELLED;
 	done.prompt_tokens = res->prompt_tokens;
 	done.cached_tokens = res->cached_tokens;
 	done.completion_tokens = res->completion_tokens;
@@ -206,7 +214,8 @@ void req_generate(struct call *c)
 	const Qllm__Generate *q = c->in.frame->generate;
 
 	if (!!q->prompt + !!q->messages + !!q->tokens != 1) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "exactly one of prompt, messages and tokens is needed");
+		call_fail_class(c, EXIT_USAGE, -EINVAL,
+		                "exactly one of prompt, messages and tokens is needed");
 		return;
 	}
 	c->data = mem_alloc(sizeof(struct generate));

@@ -13,8 +13,11 @@ static void load_ready(struct call *c)
 	Qllm__LoadReply reply = QLLM__LOAD_REPLY__INIT;
 
 	if (q->ctx > e->ctx) {
-		call_fail_class(c, EXIT_REFUSED, -ENOSPC, "%u positions were asked for, model and memory budget hold %u: raise "
-		                "engine.memory or ask for less", q->ctx, e->ctx);
+		call_fail_class(
+			c, EXIT_REFUSED, -ENOSPC,
+			"%u positions were asked for, model and memory budget hold %u: raise "
+			"engine.memory or ask for less",
+			q->ctx, e->ctx);
 		return;
 	}
 	if (q->pin)
@@ -36,8 +39,10 @@ void req_load(struct call *c)
 	if (!e)
 		return;
 	if (q->pin && !models_may_change(e, c)) {
-		call_fail_class(c, EXIT_REFUSED, -EPERM, "model %s belongs to uid %u: only its owner or an administrator may pin it",
-		                e->meta.name, (unsigned)e->meta.uid);
+		call_fail_class(
+			c, EXIT_REFUSED, -EPERM,
+			"model %s belongs to uid %u: only its owner or an administrator may pin it",
+			e->meta.name, (unsigned)e->meta.uid);
 		return;
 	}
 	if (e->state == ENTRY_LOADED)
@@ -74,7 +79,8 @@ static void fill_entry(Qllm__PsEntry *p, const struct call *c, struct entry *e)
 	if (e->state != ENTRY_LOADED)
 		return;
 	engine_model_stats(c->d->engine, e->model, &stats);
-	p->has_resident_bytes = p->has_kv_pages = p->has_kv_pages_max = p->has_kv_bytes = p->has_idle_s = p->has_ctx = true;
+	p->has_resident_bytes = p->has_kv_pages = p->has_kv_pages_max = p->has_kv_bytes =
+		p->has_idle_s = p->has_ctx = true;
 	p->resident_bytes = weightmap_resident(e->model->map);
 	p->kv_pages = stats.kv_pages;
 	p->kv_pages_max = stats.kv_pages_max;
@@ -102,7 +108,8 @@ void req_ps(struct call *c)
 		struct entry *e = container_of(it, struct entry, link);
 
 		if ((e->state != ENTRY_LOADED && e->state != ENTRY_LOADING) ||
-		    !models_visible(e, c->user->uid, c->admin) || (after && strcmp(e->meta.name, after) <= 0))
+		    !models_visible(e, c->user->uid, c->admin) ||
+		    (after && strcmp(e->meta.name, after) <= 0))
 			continue;
 		if (n == PS_MAX) {
 			reply.has_more = reply.more = true;

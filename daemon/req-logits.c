@@ -45,11 +45,16 @@ static int logits_run(struct call *c, struct err *err)
 	if (r->n_tokens == 0)
 		return err_set(err, -EINVAL, "the list of tokens is empty");
 	if (q->has_n_prompt && q->n_prompt > r->n_tokens)
-		return err_set(err, -EINVAL, "%u prompt tokens of a list of %u", q->n_prompt, r->n_tokens);
+		return err_set(err, -EINVAL, "%u prompt tokens of a list of %u", q->n_prompt,
+		               r->n_tokens);
 	r->n_prompt = q->has_n_prompt ? q->n_prompt : r->n_tokens;
 	if (row > stream_capacity(c->stream))
-		return err_set(err, -EINVAL, "a row of logits has %llu bytes, the connection's ring %llu: ask for more ring_bytes in "
-		               "Hello", (unsigned long long)row, (unsigned long long)ring_writer_size(c->stream->ring));
+		return err_set(
+			err, -EINVAL,
+			"a row of logits has %llu bytes, the connection's ring %llu: ask for more "
+			"ring_bytes in Hello",
+			(unsigned long long)row,
+			(unsigned long long)ring_writer_size(c->stream->ring));
 	return 0;
 }
 
@@ -77,7 +82,7 @@ void req_logits(struct call *c)
 		call_with_model(c, c->in.frame->logits->model, 0, logits_ready);
 }
 
-/* --- the read arm ---------------------------------------------------------------------------------------------------- */
+/* --- the read arm ----------------------------------------------------------------------------- */
 
 enum { READ_STEPS_MAX = 100000 };
 
@@ -89,7 +94,8 @@ static double flops_per_token(const struct model *m)
 	for (uint32_t il = 0; il < m->hp.n_layer; il++)
 		for (unsigned i = 0; i < SLOT_LAYER_COUNT; i++)
 			if (m->layers[il].w[i].data && m->layers[il].w[i].n_out > 1)
-				n += (double)m->layers[il].w[i].n_in * (double)m->layers[il].w[i].n_out;
+				n += (double)m->layers[il].w[i].n_in *
+				     (double)m->layers[il].w[i].n_out;
 	return 2 * n;
 }
 
@@ -103,7 +109,8 @@ static void bench_read_done(struct call *c)
 		call_fail(c, -ECANCELED, NULL);
 		return;
 	}
-	reply.has_bytes = reply.has_seconds = reply.has_bytes_per_token = reply.has_flops_per_token = true;
+	reply.has_bytes = reply.has_seconds = reply.has_bytes_per_token =
+		reply.has_flops_per_token = true;
 	reply.bytes = c->request_result.bytes_read;
 	reply.seconds = c->request_result.read_s;
 	reply.bytes_per_token = m->bytes_per_token;
@@ -133,7 +140,8 @@ void req_bench_read(struct call *c)
 	const Qllm__BenchRead *q = c->in.frame->bench_read;
 
 	if (q->steps < 1 || q->steps > READ_STEPS_MAX) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "1 to %d steps are allowed", READ_STEPS_MAX);
+		call_fail_class(c, EXIT_USAGE, -EINVAL, "1 to %d steps are allowed",
+		                READ_STEPS_MAX);
 		return;
 	}
 	call_with_model(c, q->model, 0, bench_read_ready);

@@ -13,7 +13,8 @@ enum { LIST_BYTES = 48 << 10, PATH_LABEL_MAX = 4096 };
 static void fill_info(Qllm__ModelInfo *info, struct entry *e)
 {
 	qllm__model_info__init(info);
-	info->has_parameters = info->has_bytes = info->has_loaded = info->has_packed = info->has_in_place = true;
+	info->has_parameters = info->has_bytes = info->has_loaded = info->has_packed =
+		info->has_in_place = true;
 	info->has_shared = info->has_uid = true;
 	info->name = e->meta.name;
 	info->path = e->meta.path;
@@ -28,8 +29,8 @@ static void fill_info(Qllm__ModelInfo *info, struct entry *e)
 	info->fault = e->fault;
 }
 
-/* What fits one frame; names that several users gave to their models never lie on both sides of a cut, since `after`
- * could not tell them apart. */
+/* What fits one frame; names that several users gave to their models never lie on both sides of a
+ * cut, since `after` could not tell them apart. */
 void req_list(struct call *c)
 {
 	const char *after = c->in.frame->list->after;
@@ -69,11 +70,12 @@ void req_list(struct call *c)
 	call_reply(c, &frame, NULL);
 }
 
-/* --- import -------------------------------------------------------------------------------------------------------- */
+/* --- import ----------------------------------------------------------------------------------- */
 
 struct import {
 	struct models *models;
-	struct store_meta meta;         /* worked on by the intake thread; moved into the entry at the end */
+	/* worked on by the intake thread; moved into the entry at the end */
+	struct store_meta meta;
 	struct entry *entry;            /* holds the name meanwhile */
 	int fd;
 	bool done;
@@ -152,19 +154,26 @@ void req_import(struct call *c)
 	int r;
 
 	if (!q->name || !str_is_name(q->name)) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "a model name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}: give one with --name");
+		call_fail_class(
+			c, EXIT_USAGE, -EINVAL,
+			"a model name is [A-Za-z0-9][A-Za-z0-9._-]{0,63}: give one with --name");
 		return;
 	}
-	if (q->path && (strlen(q->path) > PATH_LABEL_MAX || !utf8_valid(q->path, strlen(q->path)))) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "the path is no UTF-8 or longer than %d bytes", PATH_LABEL_MAX);
+	if (q->path &&
+	    (strlen(q->path) > PATH_LABEL_MAX || !utf8_valid(q->path, strlen(q->path)))) {
+		call_fail_class(c, EXIT_USAGE, -EINVAL,
+		                "the path is no UTF-8 or longer than %d bytes", PATH_LABEL_MAX);
 		return;
 	}
 	if (q->in_place && !c->admin) {
-		call_fail_class(c, EXIT_REFUSED, -EPERM, "only an administrator may import in place: import without --in-place");
+		call_fail_class(
+			c, EXIT_REFUSED, -EPERM,
+			"only an administrator may import in place: import without --in-place");
 		return;
 	}
 	im = mem_alloc(sizeof(*im));
-	if (!im || copy_meta(&im->meta, q, c->user->uid) < 0 || copy_meta(&holder, q, c->user->uid) < 0) {
+	if (!im || copy_meta(&im->meta, q, c->user->uid) < 0 ||
+	    copy_meta(&holder, q, c->user->uid) < 0) {
 		if (im)
 			store_meta_deinit(&im->meta);
 		mem_free(im);
@@ -178,8 +187,11 @@ void req_import(struct call *c)
 	r = models_add(c->d->models, &holder, &im->entry);
 	if (r < 0) {
 		store_meta_deinit(&holder);
-		call_fail_class(c, EXIT_FAILED, r, "a model %s is there already: choose another --name or `qllmctl rm` it first",
-		                q->name);
+		call_fail_class(
+			c, EXIT_FAILED, r,
+			"a model %s is there already: choose another --name or `qllmctl rm` it "
+			"first",
+			q->name);
 		return;
 	}
 	if (q->detach)

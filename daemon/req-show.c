@@ -1,4 +1,5 @@
-/* req-show - show, verify, estimate: read the model's file on a thread of their own, without loading it for serving. */
+/* req-show - show, verify, estimate: read the model's file on a thread of their own, without
+ * loading it for serving. */
 #include <errno.h>
 #include <string.h>
 #include "base/num.h"
@@ -62,8 +63,11 @@ static int append_tensors(struct sbuf *out, const struct gguf *g, struct err *er
 			json_decref(shape);
 			break;
 		}
-		r = append_json(out, json_pack("{s:s s:s s:o s:I s:I}", "name", t->name, "type", qtype_name(t->type), "shape",
-		                               shape, "bytes", (json_int_t)t->n_bytes, "offset", (json_int_t)t->offset), err);
+		r = append_json(out,
+		                json_pack("{s:s s:s s:o s:I s:I}", "name", t->name, "type",
+		                          qtype_name(t->type), "shape", shape, "bytes",
+		                          (json_int_t)t->n_bytes, "offset", (json_int_t)t->offset),
+		                err);
 	}
 	return r == 0 ? sbuf_append(out, "]", 1) : r;
 }
@@ -108,11 +112,13 @@ static int append_hparams(struct sbuf *out, const struct gguf *g, struct err *er
 	if (r < 0)      /* such a file can still be shown: say why it cannot be loaded */
 		json = json_pack("{s:s}", "error", why.text);
 	else
-		json = json_pack("{s:I s:I s:I s:I s:I s:I s:I s:I s:I s:f s:f s:f}", "n_vocab", (json_int_t)h.n_vocab,
-		                 "n_ctx_train", (json_int_t)h.n_ctx_train, "n_embd", (json_int_t)h.n_embd, "n_layer",
-		                 (json_int_t)h.n_layer, "n_head", (json_int_t)h.n_head, "n_head_kv", (json_int_t)h.n_head_kv,
-		                 "head_dim", (json_int_t)h.head_dim, "n_ff", (json_int_t)h.n_ff, "window",
-		                 (json_int_t)h.window, "norm_eps", (double)h.norm_eps, "rope_base", (double)h.rope_base,
+		json = json_pack("{s:I s:I s:I s:I s:I s:I s:I s:I s:I s:f s:f s:f}", "n_vocab",
+		                 (json_int_t)h.n_vocab, "n_ctx_train", (json_int_t)h.n_ctx_train,
+		                 "n_embd", (json_int_t)h.n_embd, "n_layer", (json_int_t)h.n_layer,
+		                 "n_head", (json_int_t)h.n_head, "n_head_kv",
+		                 (json_int_t)h.n_head_kv, "head_dim", (json_int_t)h.head_dim,
+		                 "n_ff", (json_int_t)h.n_ff, "window", (json_int_t)h.window,
+		                 "norm_eps", (double)h.norm_eps, "rope_base", (double)h.rope_base,
 		                 "rope_base_local", (double)h.rope_base_local);
 	r = sbuf_printf(out, ",\"hyper_parameters\":");
 	if (r < 0) {
@@ -133,10 +139,11 @@ static int show_run(struct call *c, struct err *err)
 
 	if (r < 0)
 		return r;
-	head = json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:s?}", "name", m->name, "path", m->path, "architecture",
-	                 m->architecture, "type", m->type, "parameters", (json_int_t)m->parameters, "bytes",
-	                 (json_int_t)m->bytes, "n_tensors", (json_int_t)g->n_tensors, "gguf_version",
-	                 (json_int_t)g->version, "notice", g->notice);
+	head = json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:s?}", "name", m->name, "path", m->path,
+	                 "architecture", m->architecture, "type", m->type, "parameters",
+	                 (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "n_tensors",
+	                 (json_int_t)g->n_tensors, "gguf_version", (json_int_t)g->version, "notice",
+	                 g->notice);
 	r = append_json(out, head, err);
 	if (r < 0)
 		return r;
@@ -163,7 +170,8 @@ void req_show(struct call *c)
 	struct text *t;
 
 	if ((unsigned)c->in.frame->show->what > QLLM__SHOW_WHAT__SHOW_TEMPLATE) {
-		call_fail_class(c, EXIT_USAGE, -EINVAL, "show %d: unknown, the daemon may be older than the client",
+		call_fail_class(c, EXIT_USAGE, -EINVAL,
+		                "show %d: unknown, the daemon may be older than the client",
 		                (int)c->in.frame->show->what);
 		return;
 	}
@@ -179,7 +187,7 @@ void req_show(struct call *c)
 	call_work(c, c->d->prep, show_run, show_done);
 }
 
-/* --- verify -------------------------------------------------------------------------------------------------------- */
+/* --- verify ----------------------------------------------------------------------------------- */
 
 static int verify_run(struct call *c, struct err *err)
 {
@@ -208,7 +216,7 @@ void req_verify(struct call *c)
 		call_work(c, c->d->slow, verify_run, verify_done);
 }
 
-/* --- estimate ------------------------------------------------------------------------------------------------------ */
+/* --- estimate --------------------------------------------------------------------------------- */
 
 struct estimate {
 	struct footprint fp;
@@ -234,10 +242,13 @@ static int estimate_run(struct call *c, struct err *err)
 		return r;
 	e->ctx = q->ctx ? q->ctx : hp.n_ctx_train;
 	e->slots = q->slots ? q->slots : 1;
-	model_footprint(&hp, m->bytes, (uint32_t)c->d->config->chunk, (uint32_t)c->d->config->max_sequences, &e->fp);
+	model_footprint(&hp, m->bytes, (uint32_t)c->d->config->chunk,
+	                (uint32_t)c->d->config->max_sequences, &e->fp);
 	if (mul_overflows((uint64_t)e->ctx, (uint64_t)e->slots, &positions) ||
 	    mul_overflows(positions, e->fp.kv_per_token, &e->kv_bytes))
-		return err_set(err, -EINVAL, "%u slots of %u positions are more than can be counted", e->slots, e->ctx);
+		return err_set(err, -EINVAL,
+		               "%u slots of %u positions are more than can be counted", e->slots,
+		               e->ctx);
 	engine_stats(c->d->engine, &stats);
 	e->budget = stats.budget;
 	return 0;
@@ -250,7 +261,8 @@ static void estimate_done(struct call *c)
 	Qllm__EstimateReply reply = QLLM__ESTIMATE_REPLY__INIT;
 	uint64_t sum;
 
-	reply.has_weights_bytes = reply.has_kv_bytes = reply.has_kv_bytes_per_token = reply.has_activation_bytes = true;
+	reply.has_weights_bytes = reply.has_kv_bytes = reply.has_kv_bytes_per_token =
+		reply.has_activation_bytes = true;
 	reply.has_budget_bytes = reply.has_ctx = reply.has_slots = reply.has_fits = true;
 	reply.weights_bytes = e->fp.weights;
 	reply.kv_bytes = e->kv_bytes;

@@ -38,8 +38,10 @@ void req_status(struct call *c)
 
 	engine_stats(d->engine, &stats);
 	stats.threads_why[sizeof(stats.threads_why) - 1] = 0;
-	s.has_ready = s.has_uptime_s = s.has_budget_bytes = s.has_used_bytes = s.has_models = s.has_loaded = true;
-	s.has_connections = s.has_running = s.has_waiting = s.has_parked = s.has_threads = s.has_threads_active = true;
+	s.has_ready = s.has_uptime_s = s.has_budget_bytes = s.has_used_bytes = s.has_models =
+		s.has_loaded = true;
+	s.has_connections = s.has_running = s.has_waiting = s.has_parked = s.has_threads =
+		s.has_threads_active = true;
 	s.has_prompt_tokens = s.has_decode_tokens = s.has_preemptions = s.has_pid = true;
 	s.version = (char *)(uintptr_t)QLLM_VERSION;
 	s.ready = !d->draining;

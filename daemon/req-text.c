@@ -1,4 +1,5 @@
-/* req-text - tokenize, detokenize, template: on `prep`, with the model pinned before its vocabulary is touched. */
+/* req-text - tokenize, detokenize, template: on `prep`, with the model pinned before its vocabulary
+ * is touched. */
 #include <errno.h>
 #include <string.h>
 #include "base/mem.h"
@@ -39,7 +40,7 @@ static void reply_with_text(struct call *c)
 	call_reply_text(c, res->text.p, res->text.n);
 }
 
-/* --- tokenize ------------------------------------------------------------------------------------------------------ */
+/* --- tokenize --------------------------------------------------------------------------------- */
 
 static int tokenize_run(struct call *c, struct err *err)
 {
@@ -51,7 +52,8 @@ static int tokenize_run(struct call *c, struct err *err)
 
 	if (r < 0)
 		return r;
-	return tok_encode(c->model[0]->tok, text, n, (q->no_bos ? 0 : TOKENIZE_BOS) | (q->no_special ? 0 : TOKENIZE_SPECIAL),
+	return tok_encode(c->model[0]->tok, text, n,
+	                  (q->no_bos ? 0 : TOKENIZE_BOS) | (q->no_special ? 0 : TOKENIZE_SPECIAL),
 	                  0, &res->tokens);
 }
 
@@ -85,7 +87,7 @@ void req_tokenize(struct call *c)
 		call_with_model(c, c->in.frame->tokenize->model, 0, tokenize_ready);
 }
 
-/* --- detokenize ---------------------------------------------------------------------------------------------------- */
+/* --- detokenize ------------------------------------------------------------------------------- */
 
 static int detokenize_run(struct call *c, struct err *err)
 {
@@ -114,7 +116,7 @@ void req_detokenize(struct call *c)
 		call_with_model(c, c->in.frame->detokenize->model, 0, detokenize_ready);
 }
 
-/* --- template ------------------------------------------------------------------------------------------------------ */
+/* --- template --------------------------------------------------------------------------------- */
 
 static int template_run(struct call *c, struct err *err)
 {

@@ -1,9 +1,11 @@
 /* store - files of the models.
  *
- * 1. Names were checked (str_is_name) before they get here and are joined to directory descriptors only.
- * 2. What is read from a client's descriptor is checked again in our own copy: the client can change its file meanwhile.
- * 3. A target is linked complete and synced, or not at all (O_TMPFILE; where the file system lacks it, a dot file that the
- *    next start removes). */
+ * 1. Names were checked (str_is_name) before they get here and are joined to directory descriptors
+ *    only.
+ * 2. What is read from a client's descriptor is checked again in our own copy: the client can
+ *    change its file meanwhile.
+ * 3. A target is linked complete and synced, or not at all (O_TMPFILE; where the file system lacks
+ *    it, a dot file that the next start removes). */
 #include "daemon/store.h"
 #include <dirent.h>
 #include <errno.h>
@@ -83,8 +85,10 @@ int store_open(struct store **ret, const char *state_dir, struct err *err)
 	if (s->lock < 0)
 		return err_set(err, -errno, "%s/.lock: %s", dir.p, strerror(errno));
 	if (flock(s->lock, LOCK_EX | LOCK_NB) < 0)
-		return err_set(err, errno == EWOULDBLOCK ? -EBUSY : -errno, "%s is in use by another qllmd: give this one "
-		               "another --state-dir", dir.p);
+		return err_set(err, errno == EWOULDBLOCK ? -EBUSY : -errno,
+		               "%s is in use by another qllmd: give this one "
+		               "another --state-dir",
+		               dir.p);
 	s->dir = sbuf_steal(&dir);
 	if (!s->dir)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -124,7 +128,7 @@ static int open_owner(struct store *s, const struct store_meta *meta, bool make,
 	return fd < 0 ? err_set(err, -errno, "%s/%s: %s", s->dir, owner, strerror(errno)) : fd;
 }
 
-/* --- metadata ------------------------------------------------------------------------------------------------------ */
+/* --- metadata --------------------------------------------------------------------------------- */
 
 static int write_meta(int dir, const struct store_meta *m, struct err *err)
 {
@@ -134,10 +138,11 @@ static int write_meta(int dir, const struct store_meta *m, struct err *err)
 	char *text;
 	int r;
 
-	json = json_pack("{s:s s:s s:s s:s s:I s:b s:b s:I s:I s:I s:I s:I}", "name", m->name, "path", m->path,
-	                 "architecture", m->architecture, "type", m->type, "uid", (json_int_t)m->uid, "shared",
-	                 (int)m->shared, "in_place", (int)m->in_place, "parameters", (json_int_t)m->parameters, "bytes",
-	                 (json_int_t)m->bytes, "dev", (json_int_t)m->dev, "ino", (json_int_t)m->ino, "mtime_ns",
+	json = json_pack("{s:s s:s s:s s:s s:I s:b s:b s:I s:I s:I s:I s:I}", "name", m->name,
+	                 "path", m->path, "architecture", m->architecture, "type", m->type, "uid",
+	                 (json_int_t)m->uid, "shared", (int)m->shared, "in_place", (int)m->in_place,
+	                 "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes,
+	                 "dev", (json_int_t)m->dev, "ino", (json_int_t)m->ino, "mtime_ns",
 	                 (json_int_t)m->mtime_ns);
 	text = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
 	json_decref(json);
@@ -225,12 +230,14 @@ static void sweep(struct store *s, const char *owner, int dir, const char *file)
 		left |= fstatat(dir, json, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 	}
 	if (left && unlinkat(dir, file, 0) == 0)
-		log_msg(LOG_L_NOTICE, "removed %s/%s/%s: left by an interrupted import", s->dir, owner, file);
+		log_msg(LOG_L_NOTICE, "removed %s/%s/%s: left by an interrupted import", s->dir,
+		        owner, file);
 }
 
 static int scan_owner(struct store *s, const char *owner, store_fn fn, void *user)
 {
-	_cleanup_close_ int fd = openat(s->fd, owner, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_close_ int fd = openat(s->fd, owner,
+	                                O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	struct dirent *d;
 	DIR *dir;
 	int r = 0;
@@ -252,7 +259,8 @@ static int scan_owner(struct store *s, const char *owner, store_fn fn, void *use
 		if (r == 0)
 			r = fn(user, &meta);
 		else if (r != -ENOMEM) {
-			log_msg(LOG_L_WARN, "%s/%s/%s is not readable: the model is left out", s->dir, owner, d->d_name);
+			log_msg(LOG_L_WARN, "%s/%s/%s is not readable: the model is left out",
+			        s->dir, owner, d->d_name);
 			r = 0;
 		}
 	}
@@ -275,7 +283,7 @@ int store_scan(struct store *s, store_fn fn, void *user, struct err *err)
 	return r < 0 ? err_set(err, r, "%s: %s", s->dir, strerror(-r)) : 0;
 }
 
-/* --- import -------------------------------------------------------------------------------------------------------- */
+/* --- import ----------------------------------------------------------------------------------- */
 
 /* What a GGUF says about itself, for `ls`. */
 static int describe(struct store_meta *m, int fd, struct err *err)
@@ -324,8 +332,11 @@ static int check_source(int fd, struct stat *st, struct err *err)
 static bool is_local(int fd)
 {
 	static const unsigned long local[] = {
-		EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC,
-		SQUASHFS_MAGIC, 0xE0F5E1E2 /* erofs */, 0x2FC12FC1 /* zfs */, 0xCA451A4E /* bcachefs */,
+		EXT4_SUPER_MAGIC,     XFS_SUPER_MAGIC,
+		BTRFS_SUPER_MAGIC,    TMPFS_MAGIC,
+		F2FS_SUPER_MAGIC,     OVERLAYFS_SUPER_MAGIC,
+		SQUASHFS_MAGIC,       0xE0F5E1E2 /* erofs */,
+		0x2FC12FC1 /* zfs */, 0xCA451A4E /* bcachefs */,
 	};
 	struct statfs sfs;
 
@@ -351,22 +362,31 @@ static int open_in_place(const struct store_meta *m, struct err *err)
 		return err_set(err, -EINVAL, "a model in place needs an absolute path");
 	fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_set(err, errno == ENOENT ? -EIO : -errno, "%s: %s: bring the file back, or `qllmctl rm` the model",
-		               m->path, strerror(errno));
-	if (st.st_dev != m->dev || st.st_ino != m->ino || mtime_ns(&st) != m->mtime_ns || (uint64_t)st.st_size != m->bytes)
-		return err_set(err, -EIO, "%s is not the file that was imported (replaced or written to): `qllmctl rm` the model "
-		               "and import it again", m->path);
+		return err_set(err, errno == ENOENT ? -EIO : -errno,
+		               "%s: %s: bring the file back, or `qllmctl rm` the model", m->path,
+		               strerror(errno));
+	if (st.st_dev != m->dev || st.st_ino != m->ino || mtime_ns(&st) != m->mtime_ns ||
+	    (uint64_t)st.st_size != m->bytes)
+		return err_set(
+			err, -EIO,
+			"%s is not the file that was imported (replaced or written to): `qllmctl "
+			"rm` the model and import it again",
+			m->path);
 	return STEAL_FD(fd);
 }
 
-static int import_in_place(struct store *s, struct store_meta *m, int fd, const struct stat *st, struct err *err)
+static int import_in_place(struct store *s, struct store_meta *m, int fd, const struct stat *st,
+                           struct err *err)
 {
 	_cleanup_close_ int dir = -1, again = -1;
 	int r;
 
 	if (!is_local(fd))
-		return err_set(err, -EPERM, "%s lies on a file system that may hang (network, FUSE): import it without "
-		               "--in-place", m->path);
+		return err_set(
+			err, -EPERM,
+			"%s lies on a file system that may hang (network, FUSE): import it without "
+			"--in-place",
+			m->path);
 	m->dev = st->st_dev;
 	m->ino = st->st_ino;
 	m->mtime_ns = mtime_ns(st);
@@ -380,7 +400,8 @@ static int import_in_place(struct store *s, struct store_meta *m, int fd, const 
 	return dir < 0 ? dir : write_meta(dir, m, err);
 }
 
-static int copy_bytes(int to, int from, uint64_t size, store_progress_fn progress, void *user, struct err *err)
+static int copy_bytes(int to, int from, uint64_t size, store_progress_fn progress, void *user,
+                      struct err *err)
 {
 	_cleanup_mem_ char *buf = NULL;
 	uint64_t done = 0;
@@ -390,7 +411,9 @@ static int copy_bytes(int to, int from, uint64_t size, store_progress_fn progres
 		return 0;
 	while (done < size) {
 		loff_t in = (loff_t)done, out = (loff_t)done;
-		ssize_t n = buf ? -1 : copy_file_range(from, &in, to, &out, MIN(size - done, (uint64_t)COPY_STEP), 0);
+		ssize_t n = buf ? -1
+		                : copy_file_range(from, &in, to, &out,
+		                                  MIN(size - done, (uint64_t)COPY_STEP), 0);
 
 		if (n <= 0 && !buf) {           /* other file systems, old kernels: by hand */
 			buf = mem_alloc(COPY_BUF);
@@ -401,11 +424,13 @@ static int copy_bytes(int to, int from, uint64_t size, store_progress_fn progres
 			n = (ssize_t)MIN(size - done, (uint64_t)COPY_BUF);
 			r = fd_pread_all(from, buf, (size_t)n, done);
 			if (r < 0)
-				return err_set(err, r, "reading the model at byte %llu: %s", (unsigned long long)done, strerror(-r));
+				return err_set(err, r, "reading the model at byte %llu: %s",
+				               (unsigned long long)done, strerror(-r));
 			r = fd_pwrite_all(to, buf, (size_t)n, done);
 			if (r < 0)
-				return err_set(err, r, "writing the model at byte %llu of %llu: %s", (unsigned long long)done,
-				               (unsigned long long)size, strerror(-r));
+				return err_set(err, r, "writing the model at byte %llu of %llu: %s",
+				               (unsigned long long)done, (unsigned long long)size,
+				               strerror(-r));
 		}
 		done += (uint64_t)n;
 		r = progress(user, done, size);
@@ -422,13 +447,14 @@ static int link_target(int dir, int fd, const char *tmp, const char *name)
 	if (fsync(fd) < 0 || fchmod(fd, 0444) < 0)
 		return -errno;
 	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
-	if (tmp ? linkat(dir, tmp, dir, name, 0) : linkat(AT_FDCWD, proc, dir, name, AT_SYMLINK_FOLLOW))
+	if (tmp ? linkat(dir, tmp, dir, name, 0)
+	        : linkat(AT_FDCWD, proc, dir, name, AT_SYMLINK_FOLLOW))
 		return -errno;
 	return fsync(dir) < 0 ? -errno : 0;
 }
 
-static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t size, store_progress_fn progress,
-                       void *user, struct err *err)
+static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t size,
+                       store_progress_fn progress, void *user, struct err *err)
 {
 	char tmp[FILE_NAME_MAX + 16], name[FILE_NAME_MAX + 16];
 	_cleanup_close_ int dir = open_owner(s, m, true, err), to = -1;
@@ -441,9 +467,10 @@ static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t s
 	snprintf(tmp, sizeof(tmp), ".import-%s", m->name);
 	snprintf(name, sizeof(name), "%s.gguf", m->name);
 	if (fstatvfs(dir, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < size)
-		return err_set(err, -ENOSPC, "the store %s has %llu MB left, the model needs %llu", s->dir,
-		               (unsigned long long)((uint64_t)vfs.f_bavail * vfs.f_frsize / 1000000),
-		               (unsigned long long)(size / 1000000));
+		return err_set(
+			err, -ENOSPC, "the store %s has %llu MB left, the model needs %llu", s->dir,
+			(unsigned long long)((uint64_t)vfs.f_bavail * vfs.f_frsize / 1000000),
+			(unsigned long long)(size / 1000000));
 	to = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (to < 0) {
 		named = true;
@@ -470,8 +497,8 @@ static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t s
 	return r;
 }
 
-int store_import(struct store *s, struct store_meta *meta, int fd, store_progress_fn progress, void *user,
-                 struct err *err)
+int store_import(struct store *s, struct store_meta *meta, int fd, store_progress_fn progress,
+                 void *user, struct err *err)
 {
 	struct stat st;
 	int r = check_source(fd, &st, err);

@@ -1,9 +1,10 @@
-/* store - models on disk: STATE/models/<uid|shared>/<name>.gguf (mode 0444, owned by the daemon) and <name>.json beside it,
- * which holds what `ls` shows. A model in place has the .json alone.
+/* store - models on disk: STATE/models/<uid|shared>/<name>.gguf (mode 0444, owned by the daemon)
+ * and <name>.json beside it, which holds what `ls` shows. A model in place has the .json alone.
  *
- * A model exists when its .json is there: import links the complete, synced .gguf first and the .json last, so that a crash
- * between leaves a .gguf without .json, which the next start removes. Nothing here is kept in memory.
- * Errors: negative errno with a sentence. Threads: any (no two imports of one name at once: the catalogue sees to it). */
+ * A model exists when its .json is there: import links the complete, synced .gguf first and the
+ * .json last, so that a crash between leaves a .gguf without .json, which the next start removes.
+ * Nothing here is kept in memory. Errors: negative errno with a sentence. Threads: any (no two
+ * imports of one name at once: the catalogue sees to it). */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -22,7 +23,8 @@ struct store_meta {
 };
 void store_meta_deinit(struct store_meta *m);
 
-/* Makes the directories, takes the lock (one daemon a state directory: -EBUSY), removes leftovers. */
+/* Makes the directories, takes the lock (one daemon a state directory: -EBUSY), removes
+ * leftovers. */
 int store_open(struct store **ret, const char *state_dir, struct err *err);
 struct store *store_close(struct store *s);
 DEFINE_FREEP(struct store, store_close)
@@ -32,10 +34,11 @@ int store_scan(struct store *s, store_fn fn, void *user, struct err *err);
 
 /* Watch a copy: called now and then with bytes done; negative = give up with that. */
 typedef int (*store_progress_fn)(void *user, uint64_t done, uint64_t total);
-/* Check and copy (or reflink) what fd holds into the store; or, in place, check that meta->path is that file. Fills architecture,
- * type, parameters, bytes and identity of *meta. fd is not consumed. -EEXIST when there is such a file already. */
-int store_import(struct store *s, struct store_meta *meta, int fd, store_progress_fn progress, void *user,
-                 struct err *err);
+/* Check and copy (or reflink) what fd holds into the store; or, in place, check that meta->path is
+ * that file. Fills architecture, type, parameters, bytes and identity of *meta. fd is not consumed.
+ * -EEXIST when there is such a file already. */
+int store_import(struct store *s, struct store_meta *meta, int fd, store_progress_fn progress,
+                 void *user, struct err *err);
 /* The model's file, O_RDONLY; in place: only if it is still the same file. */
 int store_open_model(struct store *s, const struct store_meta *meta, struct err *err);
 int store_remove(struct store *s, const struct store_meta *meta, struct err *err);

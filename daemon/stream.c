@@ -1,12 +1,13 @@
 /* stream - sink of the engine: tokens and rows into the ring, wake-ups to the socket.
  *
- * 1. Nothing here blocks: the ring either has room or the sequence is parked, sends are MSG_DONTWAIT.
- * 2. A client whose index is nonsense loses its connection (shutdown wakes the main loop, which cleans up); until then
- *    its output is dropped and the others go on.
- * 3. Calls of one connection share its ring: room() promises bytes to a call, put() draws on the promise, done() gives
- *    the rest back; what is promised to one is no room for another.
- * 4. done() cuts the tie between call and request under the call's lock, so that a cancel on the main thread never
- *    touches a request that the engine has freed. */
+ * 1. Nothing here blocks: the ring either has room or the sequence is parked, sends are
+ *    MSG_DONTWAIT.
+ * 2. A client whose index is nonsense loses its connection (shutdown wakes the main loop, which
+ *    cleans up); until then its output is dropped and the others go on.
+ * 3. Calls of one connection share its ring: room() promises bytes to a call, put() draws on the
+ *    promise, done() gives the rest back; what is promised to one is no room for another.
+ * 4. done() cuts the tie between call and request under the call's lock, so that a cancel on the
+ *    main thread never touches a request that the engine has freed. */
 #include "daemon/stream.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,8 @@ static void on_kick(struct post *p)
 	stream_unref(s);
 }
 
-int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, int *ret_out, int *ret_in)
+int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, int *ret_out,
+               int *ret_in)
 {
 	_cleanup_(stream_unrefp) struct stream *s = mem_alloc(sizeof(*s));
 	int r;
@@ -100,7 +102,8 @@ static bool stream_room(void *user, size_t n)
 	uint64_t none = 0, others, need = n + RECORD_SLACK;
 
 	if (atomic_load(&s->bad))
-		return true;            /* output is dropped until the loop has cancelled the call */
+		/* output is dropped until the loop has cancelled the call */
+		return true;
 	release(call, call->reserved);
 	others = s->reserved;
 	if (need > ring_writer_size(s->ring))
@@ -121,7 +124,8 @@ static void put(struct call *call, uint32_t type, const struct iovec *parts, uns
 {
 	struct stream *s = call->stream;
 	size_t len = 0;
-	int r = atomic_load(&s->bad) ? -EPROTO : ring_writer_put(s->ring, type, call->id, parts, n_parts);
+	int r = atomic_load(&s->bad) ? -EPROTO
+	                             : ring_writer_put(s->ring, type, call->id, parts, n_parts);
 
 	for (unsigned i = 0; i < n_parts; i++)
 		len += parts[i].iov_len;
@@ -134,11 +138,13 @@ static void put(struct call *call, uint32_t type, const struct iovec *parts, uns
 		send(s->sock, frame_wake, sizeof(frame_wake), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static void stream_token(void *user, int32_t id, const char *text, size_t n, const struct logprob *own,
-                         const struct logprob *top, uint32_t n_top)
+static void stream_token(void *user, int32_t id, const char *text, size_t n,
+                         const struct logprob *own, const struct logprob *top, uint32_t n_top)
 {
 	struct call *call = user;
-	struct ring_token rec = { .id = id, .logprob = own ? own->logprob : NAN, .n_text = (uint32_t)n };
+	struct ring_token rec = { .id = id,
+		                  .logprob = own ? own->logprob : NAN,
+		                  .n_text = (uint32_t)n };
 	struct ring_top best[20];
 	struct iovec parts[3] = { { &rec, sizeof(rec) } };
 
@@ -150,13 +156,17 @@ static void stream_token(void *user, int32_t id, const char *text, size_t n, con
 	put(call, RING_TOKEN, parts, 3);
 }
 
-static void stream_row(void *user, uint32_t index, const float *row, uint32_t n_vocab, float logprob)
+static void stream_row(void *user, uint32_t index, const float *row, uint32_t n_vocab,
+                       float logprob)
 {
 	struct call *call = user;
 
 	if (row) {
-		struct ring_row rec = { .index = index, .n_vocab = n_vocab, .first = 0, .n = n_vocab };
-		struct iovec parts[] = { { &rec, sizeof(rec) }, { (void *)(uintptr_t)row, n_vocab * sizeof(float) } };
+		struct ring_row rec = {
+			.index = index, .n_vocab = n_vocab, .first = 0, .n = n_vocab
+		};
+		struct iovec parts[] = { { &rec, sizeof(rec) },
+			                 { (void *)(uintptr_t)row, n_vocab * sizeof(float) } };
 
 		put(call, RING_ROW, parts, 2);
 	} else {

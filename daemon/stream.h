@@ -1,7 +1,9 @@
-/* stream - the daemon's end of a connection's data ring; the one part whose code runs on the engine thread.
+/* stream - the daemon's end of a connection's data ring; the one part whose code runs on the engine
+ * thread.
  *
- * The stream owns a dup of the socket, so that a wake-up never goes to a reused descriptor number; it lives as long as
- * its connection or any request that writes to it. References: any thread. Writing: the engine thread. */
+ * The stream owns a dup of the socket, so that a wake-up never goes to a reused descriptor number;
+ * it lives as long as its connection or any request that writes to it. References: any thread.
+ * Writing: the engine thread. */
 #pragma once
 #include <stdatomic.h>
 #include <stdint.h>
@@ -16,7 +18,8 @@ struct stream {
 	atomic_uint refs;
 	struct ring_writer *ring;
 	int sock;                       /* dup */
-	atomic_bool bad;                /* the client's index was nonsense: the socket is shut down */
+	/* the client's index was nonsense: the socket is shut down */
+	atomic_bool bad;
 	_Atomic uint64_t parked_us;     /* since when a sequence waits for room, 0 = none does */
 	uint64_t reserved;              /* engine thread: room promised to calls and not used yet */
 	bool contended;                 /* engine thread: a call was refused because of that */
@@ -24,11 +27,13 @@ struct stream {
 	atomic_bool kick_pending;
 };
 /* *ret_out, *ret_in: for the client, owned by the caller. 0 or -errno. */
-int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, int *ret_out, int *ret_in);
+int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, int *ret_out,
+               int *ret_in);
 struct stream *stream_ref(struct stream *s);
 struct stream *stream_unref(struct stream *s);          /* returns NULL */
 DEFINE_FREEP(struct stream, stream_unref)
 /* Largest n for which room(n) can ever be true. */
 uint64_t stream_capacity(const struct stream *s);
-/* For requests whose `user` is a struct call with stream and id set; done posts the call to the main thread. */
+/* For requests whose `user` is a struct call with stream and id set; done posts the call to the
+ * main thread. */
 extern const struct sink stream_sink;

@@ -7,7 +7,8 @@
 struct user {
 	struct list link;
 	uid_t uid;
-	uint64_t refs;                  /* connections and requests: the record goes with the last */
+	/* connections and requests: the record goes with the last */
+	uint64_t refs;
 	uint64_t connections, requests;
 };
 struct users {

@@ -1,4 +1,5 @@
-/* work - a queue under one lock for each group of threads; mbox and its eventfd towards the main loop. */
+/* work - a queue under one lock for each group of threads; mbox and its eventfd towards the main
+ * loop. */
 #include "daemon/work.h"
 #include <errno.h>
 #include <pthread.h>

@@ -1,7 +1,8 @@
 /* work - threads beside the main loop, and the way back to it.
  *
- * A post is a function to be called on the main thread; a work is a function to be called on one of a group of threads. Both
- * are intrusive: queueing allocates nothing and cannot fail. The same item is queued once at a time. */
+ * A post is a function to be called on the main thread; a work is a function to be called on one of
+ * a group of threads. Both are intrusive: queueing allocates nothing and cannot fail. The same item
+ * is queued once at a time. */
 #pragma once
 #include <stdbool.h>
 #include <systemd/sd-event.h>
@@ -16,7 +17,8 @@ struct posts;                           /* the main loop's box */
 int posts_new(struct posts **ret, sd_event *event);
 struct posts *posts_free(struct posts *p);
 void posts_push(struct posts *p, struct post *post);   /* any thread */
-void posts_run(struct posts *p);                       /* main thread: call what is there (also done by the event loop) */
+/* main thread: call what is there (also done by the event loop) */
+void posts_run(struct posts *p);
 
 struct work {
 	struct list link;
@@ -25,6 +27,6 @@ struct work {
 struct workers;
 int workers_new(struct workers **ret, const char *name, unsigned n_threads);
 void workers_push(struct workers *w, struct work *work);       /* any thread */
-/* Runs what is queued, then joins. false: a thread did not end within timeout_s (a client's file system hangs); the
- * threads and *w are then left behind and the process should end with _exit. */
+/* Runs what is queued, then joins. false: a thread did not end within timeout_s (a client's file
+ * system hangs); the threads and *w are then left behind and the process should end with _exit. */
 bool workers_stop(struct workers *w, unsigned timeout_s);
