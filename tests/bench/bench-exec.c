@@ -1,8 +1,9 @@
-/* bench-exec - the executor alone, without scheduler, daemon and sampling: for tuning, and for logits against the oracle.
+/* bench-exec - the executor alone, without scheduler, daemon and sampling: for tuning, and for
+ * logits against the oracle.
  *
  *   bench-exec MODEL.gguf [THREADS [PROMPT [DECODE [REPEATS [DEPTH]]]]]
- *       prompt tokens/s in chunks of 128, decoded tokens/s after DEPTH tokens, and the read arm; medians
- *   bench-exec MODEL.gguf --logits IDS.json OUT.npy CHUNK
+ *       prompt tokens/s in chunks of 128, decoded tokens/s after DEPTH tokens, and the read arm;
+ *   medians bench-exec MODEL.gguf --logits IDS.json OUT.npy CHUNK
  *       logits of all tokens of a JSON list, fed in chunks (1 = the decode path), as float32 npy */
 #include "base/mem.h"
 #include "base/num.h"
@@ -56,7 +57,8 @@ static int bench_open(struct bench *b, const char *path, uint32_t threads)
 	r = model_load(&b->m, fd, path, &err);
 	close(fd);
 	if (r == 0) {
-		shape = (struct kv_shape){ b->m->hp.n_layer, b->m->hp.n_head_kv, b->m->hp.head_dim };
+		shape = (struct kv_shape){ b->m->hp.n_layer, b->m->hp.n_head_kv,
+			                   b->m->hp.head_dim };
 		r = kv_pool_new(&b->kv, &shape, UINT32_MAX);
 	}
 	if (r == 0)
@@ -70,7 +72,8 @@ static int bench_open(struct bench *b, const char *path, uint32_t threads)
 	return r;
 }
 
-static int feed(struct bench *b, struct kv_seq *kv, const int32_t *ids, uint32_t n, uint32_t pos0, uint32_t chunk)
+static int feed(struct bench *b, struct kv_seq *kv, const int32_t *ids, uint32_t n, uint32_t pos0,
+                uint32_t chunk)
 {
 	const float *logits;
 
@@ -86,7 +89,8 @@ static int feed(struct bench *b, struct kv_seq *kv, const int32_t *ids, uint32_t
 	return 0;
 }
 
-static int speed(struct bench *b, uint32_t n_prompt, uint32_t n_decode, unsigned repeats, uint32_t depth)
+static int speed(struct bench *b, uint32_t n_prompt, uint32_t n_decode, unsigned repeats,
+                 uint32_t depth)
 {
 	uint32_t total = MAX(n_prompt, depth + n_decode);
 	_cleanup_mem_ int32_t *ids = mem_allocn(total, sizeof(*ids));
@@ -120,7 +124,8 @@ static int speed(struct bench *b, uint32_t n_prompt, uint32_t n_decode, unsigned
 	}
 	printf("pp%u %.1f t/s  tg%u@%u %.1f t/s (%.1f GB/s)  read %.1f GB/s\n", n_prompt,
 	       n_prompt / median(pp, repeats), n_decode, depth, n_decode / median(tg, repeats),
-	       (double)bytes * n_decode / tg[repeats / 2] * 1e-9, (double)bytes / median(rd, repeats) * 1e-9);
+	       (double)bytes * n_decode / tg[repeats / 2] * 1e-9,
+	       (double)bytes / median(rd, repeats) * 1e-9);
 	return 0;
 }
 
@@ -133,7 +138,8 @@ static uint32_t read_ids(const char *path, int32_t *ids)
 	if (!f)
 		return 0;
 	while ((c = fgetc(f)) != EOF)
-		if (c >= '0' && c <= '9' && n < IDS_MAX && ungetc(c, f) == c && fscanf(f, "%d", &ids[n]) == 1)
+		if (c >= '0' && c <= '9' && n < IDS_MAX && ungetc(c, f) == c &&
+		    fscanf(f, "%d", &ids[n]) == 1)
 			n++;
 	fclose(f);
 	return n;
@@ -147,13 +153,17 @@ static int logits(struct bench *b, const char *in, const char *out, uint32_t chu
 	FILE *f = fopen(out, "we");
 	char head[119];
 
-	if (!f || n == 0 || chunk == 0 || chunk > CHUNK || kv_seq_new(&kv, b->kv) < 0 || kv_seq_reserve(kv, n) != 0)
+	if (!f || n == 0 || chunk == 0 || chunk > CHUNK || kv_seq_new(&kv, b->kv) < 0 ||
+	    kv_seq_reserve(kv, n) != 0)
 		return -1;
-	snprintf(head, sizeof(head), "{'descr': '<f4', 'fortran_order': False, 'shape': (%u, %u), }", n, n_vocab);
+	snprintf(head, sizeof(head),
+	         "{'descr': '<f4', 'fortran_order': False, 'shape': (%u, %u), }", n, n_vocab);
 	fprintf(f, "\x93NUMPY%c%c%c%c%-117s\n", 1, 0, 118, 0, head);
 	for (uint32_t pos = 0; pos < n; pos += chunk) {
 		uint32_t len = MIN(chunk, n - pos);
-		struct exec_slice s = { .kv = kv, .tokens = ids + pos, .n = len, .pos0 = pos, .n_logits = len };
+		struct exec_slice s = {
+			.kv = kv, .tokens = ids + pos, .n = len, .pos0 = pos, .n_logits = len
+		};
 		const float *row;
 
 		if (exec_step(b->x, &s, 1, &row, NULL) < 0)
@@ -175,8 +185,9 @@ int main(int argc, char **argv)
 	int r;
 
 	if (argc < 2) {
-		fprintf(stderr, "usage: bench-exec MODEL [THREADS [PROMPT [DECODE [REPEATS [DEPTH]]]]]\n"
-		                "       bench-exec MODEL --logits IDS.json OUT.npy CHUNK\n");
+		fprintf(stderr,
+		        "usage: bench-exec MODEL [THREADS [PROMPT [DECODE [REPEATS [DEPTH]]]]]\n"
+		        "       bench-exec MODEL --logits IDS.json OUT.npy CHUNK\n");
 		return 2;
 	}
 	r = bench_open(&b, argv[1], want_logits ? 2 : number(argc, argv, 2, 2));
@@ -184,7 +195,8 @@ int main(int argc, char **argv)
 		r = logits(&b, argv[3], argv[4], number(argc, argv, 5, 1));
 	else if (r == 0)
 		r = speed(&b, number(argc, argv, 3, 512), number(argc, argv, 4, 128),
-		          CLAMP(number(argc, argv, 5, 3), 1u, (unsigned)REPEATS_MAX), number(argc, argv, 6, 0));
+		          CLAMP(number(argc, argv, 5, 3), 1u, (unsigned)REPEATS_MAX),
+		          number(argc, argv, 6, 0));
 	exec_free(b.x);
 	pool_free(b.pool);
 	kv_pool_free(b.kv);

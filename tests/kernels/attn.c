@@ -1,5 +1,5 @@
-/* attn - attention: scalar against a softmax in double over several pages, then every level against scalar bit for
- * bit, with garbage and NaN at positions that no query sees. */
+/* attn - attention: scalar against a softmax in double over several pages, then every level against
+ * scalar bit for bit, with garbage and NaN at positions that no query sees. */
 #include "tests/kernels/check.h"
 
 #include <math.h>
@@ -25,7 +25,9 @@ struct attn_state {
 static struct attn_state state_new(const struct attn_case *c)
 {
 	struct attn_state s = {
-		guarded_alloc(c->n_q * 4), guarded_alloc(c->n_q * 4), guarded_alloc(c->n_q * c->head_dim * 4),
+		guarded_alloc(c->n_q * 4),
+		guarded_alloc(c->n_q * 4),
+		guarded_alloc(c->n_q * c->head_dim * 4),
 	};
 
 	for (size_t i = 0; i < c->n_q; i++)
@@ -43,21 +45,34 @@ static void state_free(const struct attn_case *c, struct attn_state *s)
 	guarded_free(s->acc, c->n_q * c->head_dim * 4);
 }
 
-static bool state_equal(const struct attn_case *c, const struct attn_state *a, const struct attn_state *b)
+static bool state_equal(const struct attn_case *c, const struct attn_state *a,
+                        const struct attn_state *b)
 {
 	return memcmp(a->m, b->m, c->n_q * 4) == 0 && memcmp(a->l, b->l, c->n_q * 4) == 0 &&
 	       memcmp(a->acc, b->acc, c->n_q * c->head_dim * 4) == 0;
 }
 
-static void run(const struct kernels *k, const struct attn_case *c, struct attn_state *s, size_t first, size_t last)
+static void run(const struct kernels *k, const struct attn_case *c, struct attn_state *s,
+                size_t first, size_t last)
 {
 	void *scratch = aligned_alloc(64, 64 << 10);
 
 	for (size_t p = first; p < last; p++)
 		k->attn_page(&(struct attn_page_args){
-			.q = c->q, .ldq = c->ldq, .n_q = c->n_q, .head_dim = c->head_dim, .k = c->k[p], .v = c->v[p],
-			.lo = c->lo[p], .hi = c->hi[p], .scale = 0.125f, .softcap = c->softcap, .m = s->m, .l = s->l,
-			.acc = s->acc, .scratch = scratch,
+			.q = c->q,
+			.ldq = c->ldq,
+			.n_q = c->n_q,
+			.head_dim = c->head_dim,
+			.k = c->k[p],
+			.v = c->v[p],
+			.lo = c->lo[p],
+			.hi = c->hi[p],
+			.scale = 0.125f,
+			.softcap = c->softcap,
+			.m = s->m,
+			.l = s->l,
+			.acc = s->acc,
+			.scratch = scratch,
 		});
 	free(scratch);
 }
@@ -90,19 +105,24 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 				double score = 0.0, e;
 
 				for (size_t d = 0; d < c->head_dim; d++)
-					score += (double)c->q[i * c->ldq + d] * (double)k_f16_to_f32(c->k[p][d * KV_PAGE + pos]);
+					score += (double)c->q[i * c->ldq + d] *
+					         (double)k_f16_to_f32(c->k[p][d * KV_PAGE + pos]);
 				score *= 0.125;
 				if (c->softcap > 0.0f)
-					score = (double)c->softcap * tanh(score / (double)c->softcap);
+					score = (double)c->softcap *
+					        tanh(score / (double)c->softcap);
 				e = exp(score);
 				sum += e;
 				for (size_t d = 0; d < c->head_dim; d++)
-					out[d] += e * (double)k_f16_to_f32(c->v[p][pos * c->head_dim + d]);
+					out[d] += e * (double)k_f16_to_f32(
+							      c->v[p][pos * c->head_dim + d]);
 			}
 		for (size_t d = 0; d < c->head_dim && sum > 0.0; d++)
-			worst = fmax(worst, fabs(out[d] / sum - (double)(s->acc[i * c->head_dim + d] / s->l[i])));
+			worst = fmax(worst, fabs(out[d] / sum -
+			                         (double)(s->acc[i * c->head_dim + d] / s->l[i])));
 	}
-	check(worst < 2e-5, "scalar attn_page: %zu queries of %zu off by %g", c->n_q, c->head_dim, worst);
+	check(worst < 2e-5, "scalar attn_page: %zu queries of %zu off by %g", c->n_q, c->head_dim,
+	      worst);
 }
 
 static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
@@ -117,7 +137,8 @@ static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
 			for (size_t pos = c->lo[p][i]; pos < c->hi[p][i]; pos++)
 				seen |= 1u << pos;
 		}
-		memset(c->k[p], 0xff, c->head_dim * KV_PAGE * 2);       /* NaN where nothing is stored */
+		/* NaN where nothing is stored */
+		memset(c->k[p], 0xff, c->head_dim * KV_PAGE * 2);
 		memset(c->v[p], 0xff, c->head_dim * KV_PAGE * 2);
 		for (size_t pos = 0; pos < KV_PAGE; pos++) {
 			if (!(seen & 1u << pos))
@@ -133,8 +154,11 @@ static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
 
 static void check_case(size_t n_q, size_t head_dim, float softcap, int ranges)
 {
-	struct attn_case c = { .n_q = n_q, .head_dim = head_dim, .ldq = head_dim + 5, .softcap = softcap };
-	const size_t page_bytes = head_dim * KV_PAGE * 2, q_bytes = ((n_q - 1) * c.ldq + head_dim) * 4;
+	struct attn_case c = {
+		.n_q = n_q, .head_dim = head_dim, .ldq = head_dim + 5, .softcap = softcap
+	};
+	const size_t page_bytes = head_dim * KV_PAGE * 2,
+		     q_bytes = ((n_q - 1) * c.ldq + head_dim) * 4;
 	struct attn_state want, half_a, half_b;
 
 	c.q = guarded_alloc(q_bytes);
@@ -154,21 +178,24 @@ static void check_case(size_t n_q, size_t head_dim, float softcap, int ranges)
 	half_b = state_new(&c);
 	run(&ref, &c, &half_a, 0, 1);
 	run(&ref, &c, &half_b, 1, PAGES);
-	ref.attn_merge(half_a.m, half_a.l, half_a.acc, half_b.m, half_b.l, half_b.acc, n_q, head_dim);
+	ref.attn_merge(half_a.m, half_a.l, half_a.acc, half_b.m, half_b.l, half_b.acc, n_q,
+	               head_dim);
 	check_reference(&c, &half_a);
 	for (size_t l = 0; l < n_levels; l++) {
 		struct attn_state s = state_new(&c), b = state_new(&c);
 		const struct kernels *k = &levels[l].k;
 
 		run(k, &c, &s, 0, PAGES);
-		check(state_equal(&c, &s, &want), "%s attn_page: %zu queries of %zu, softcap %g, ranges %d", levels[l].name, n_q,
-		      head_dim, (double)softcap, ranges);
+		check(state_equal(&c, &s, &want),
+		      "%s attn_page: %zu queries of %zu, softcap %g, ranges %d", levels[l].name,
+		      n_q, head_dim, (double)softcap, ranges);
 		state_free(&c, &s);
 		s = state_new(&c);
 		run(k, &c, &s, 0, 1);
 		run(k, &c, &b, 1, PAGES);
 		k->attn_merge(s.m, s.l, s.acc, b.m, b.l, b.acc, n_q, head_dim);
-		check(state_equal(&c, &s, &half_a), "%s attn_merge: %zu queries of %zu", levels[l].name, n_q, head_dim);
+		check(state_equal(&c, &s, &half_a), "%s attn_merge: %zu queries of %zu",
+		      levels[l].name, n_q, head_dim);
 		state_free(&c, &s);
 		state_free(&c, &b);
 	}
@@ -205,8 +232,8 @@ static void check_kv_store(size_t head_dim)
 		memset(v, 0, bytes);
 		for (size_t pos = 0; pos < KV_PAGE; pos += 31)
 			levels[l].k.kv_store(k, v, pos, head_dim, x, x + head_dim);
-		check(memcmp(k, want, bytes) == 0 && memcmp(v, want + bytes / 2, bytes) == 0, "%s kv_store: head_dim=%zu",
-		      levels[l].name, head_dim);
+		check(memcmp(k, want, bytes) == 0 && memcmp(v, want + bytes / 2, bytes) == 0,
+		      "%s kv_store: head_dim=%zu", levels[l].name, head_dim);
 	}
 	guarded_free(k, bytes);
 	guarded_free(v, bytes);
@@ -216,7 +243,8 @@ static void check_kv_store(size_t head_dim)
 
 void check_attn(void)
 {
-	static const size_t queries[] = { 1, 2, 3, 4, 7, 12, 99 }, dims[] = { 16, 48, 64, 128, 256, 512 };
+	static const size_t queries[] = { 1, 2, 3, 4, 7, 12, 99 },
+			    dims[] = { 16, 48, 64, 128, 256, 512 };
 
 	for (size_t d = 0; d < ARRAY_SIZE(dims); d++) {
 		if (wanted("kv_store"))
@@ -225,7 +253,8 @@ void check_attn(void)
 			if (dims[d] * queries[i] > 10000)
 				continue;
 			for (int ranges = 0; ranges < 3; ranges++)
-				check_case(queries[i], dims[d], ranges == 0 ? 0.0f : 20.0f * (float)(i & 1), ranges);
+				check_case(queries[i], dims[d],
+				           ranges == 0 ? 0.0f : 20.0f * (float)(i & 1), ranges);
 		}
 	}
 }

@@ -1,6 +1,6 @@
-/* bench - speeds: bytes a cycle of products with one token, MAC a cycle with more; from memory and from the second
- * cache, on one thread and on two. Medians of seven. Cycles are those of the core's present clock, found by a chain
- * of additions that takes one each. */
+/* bench - speeds: bytes a cycle of products with one token, MAC a cycle with more; from memory and
+ * from the second cache, on one thread and on two. Medians of seven. Cycles are those of the core's
+ * present clock, found by a chain of additions that takes one each. */
 #include "tests/kernels/check.h"
 
 #include <pthread.h>
@@ -33,7 +33,8 @@ static double core_clock(void)
 		uint64_t x = 1;
 
 		for (int i = 0; i < 4000000; i++)
-			__asm__ volatile ("add $1, %0\n\tadd $1, %0\n\tadd $1, %0\n\tadd $1, %0" : "+r"(x));
+			__asm__ volatile("add $1, %0\n\tadd $1, %0\n\tadd $1, %0\n\tadd $1, %0"
+			                 : "+r"(x));
 		best = MAX(best, 16e6 / (now(CLOCK_THREAD_CPUTIME_ID) - start));
 	}
 	return best;
@@ -74,8 +75,17 @@ static void *worker(void *arg)
 		}
 		for (size_t r = 0; r < w->n_rows; r += CHUNK_ROWS)
 			w->k->mm[w->type](&(struct mm_args){
-				.y = w->y, .ldy = w->n_rows, .w = w->w, .row_bytes = w->row_bytes, .n_in = N_IN, .r0 = r,
-				.r1 = MIN(r + CHUNK_ROWS, w->n_rows), .n_tok = w->n_tok, .q16 = w->q, .x = w->x, .ldx = N_IN,
+				.y = w->y,
+				.ldy = w->n_rows,
+				.w = w->w,
+				.row_bytes = w->row_bytes,
+				.n_in = N_IN,
+				.r0 = r,
+				.r1 = MIN(r + CHUNK_ROWS, w->n_rows),
+				.n_tok = w->n_tok,
+				.q16 = w->q,
+				.x = w->x,
+				.ldx = N_IN,
 				.scratch = w->scratch,
 			});
 	}
@@ -84,8 +94,8 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-/* Seconds for all rows, shared by n_threads; median. `cpu`: processor time of one thread, which a busy machine does
- * not stretch, in place of the clock on the wall. */
+/* Seconds for all rows, shared by n_threads; median. `cpu`: processor time of one thread, which a
+ * busy machine does not stretch, in place of the clock on the wall. */
 static double measure(const struct work *proto, size_t n_threads, bool cpu)
 {
 	double times[RUNS];
@@ -124,7 +134,8 @@ static double measure(const struct work *proto, size_t n_threads, bool cpu)
 	return times[RUNS / 2];
 }
 
-static void bench_type(const struct level_under_test *level, int type, char *mem, float *y, double hz)
+static void bench_type(const struct level_under_test *level, int type, char *mem, float *y,
+                       double hz)
 {
 	static const size_t tokens[] = { 1, 2, 4, 8, 32, 128 };
 	struct work w = { .k = &level->k, .type = type, .w = mem };
@@ -146,7 +157,8 @@ static void bench_type(const struct level_under_test *level, int type, char *mem
 	w.n_tok = w.repeat = 1;
 	w.n_rows = DRAM_BYTES / row_bytes / (2 * CHUNK_ROWS) * (2 * CHUNK_ROWS);
 	for (size_t r = 0; r < w.n_rows; r++)
-		fill_row(mem + r * row_bytes, (enum qtype)type, N_IN, r < 64 ? -1 : (int)(r & 255), 0x2c00);
+		fill_row(mem + r * row_bytes, (enum qtype)type, N_IN, r < 64 ? -1 : (int)(r & 255),
+		         0x2c00);
 	bytes = (double)(w.n_rows * row_bytes);
 	printf("%-7s %-6s memory:", level->name, qtype_name((uint32_t)type));
 	for (size_t threads = 1; threads <= 2; threads++) {
@@ -156,8 +168,8 @@ static void bench_type(const struct level_under_test *level, int type, char *mem
 		read[threads] = bytes / measure(&w, threads, false);
 		w.type = type;
 		t = measure(&w, threads, false);
-		printf("  %zu thread: %.2f GB/s (%.2f of read's %.2f)", threads, bytes / t * 1e-9, bytes / t / read[threads],
-		       read[threads] * 1e-9);
+		printf("  %zu thread: %.2f GB/s (%.2f of read's %.2f)", threads, bytes / t * 1e-9,
+		       bytes / t / read[threads], read[threads] * 1e-9);
 	}
 	w.n_rows = MAX(CACHE_BYTES / row_bytes / 16 * 16, (size_t)16);
 	w.repeat = 20;
@@ -168,7 +180,8 @@ static void bench_type(const struct level_under_test *level, int type, char *mem
 		w.repeat = MAX(40 / w.n_tok, (size_t)1);
 		t = measure(&w, 1, true) / (double)w.repeat * hz;
 		if (i == 0)
-			printf("  cache: %.2f B/cycle; MAC/cycle:", (double)(w.n_rows * row_bytes) / t);
+			printf("  cache: %.2f B/cycle; MAC/cycle:",
+			       (double)(w.n_rows * row_bytes) / t);
 		printf(" %zu:%.1f", tokens[i], (double)(w.n_rows * N_IN * w.n_tok) / t);
 	}
 	putchar('\n');

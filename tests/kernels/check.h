@@ -1,12 +1,13 @@
-/* check - what the kernel checks share: seeded numbers, buffers that end at a page no one may touch, the count of
- * results, and the levels under test. Single-threaded. */
+/* check - what the kernel checks share: seeded numbers, buffers that end at a page no one may
+ * touch, the count of results, and the levels under test. Single-threaded. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/kernels.h"
 
-/* A level under test: the machine's own, or AVX-512 run through SIMDe where the machine lacks it. */
+/* A level under test: the machine's own, or AVX-512 run through SIMDe where the machine lacks
+ * it. */
 struct level_under_test {
 	const char *name;       /* "avx2", "avx512", "avx512-emulated" */
 	struct kernels k;
@@ -22,8 +23,8 @@ float rnd_float(float lo, float hi);
 uint16_t rnd_f16(void);
 void rnd_bytes(void *p, size_t n);
 
-/* n bytes that end where a PROT_NONE page begins; aligned only as n allows. Freed by guarded_free. Aborts when the
- * machine has no memory. */
+/* n bytes that end where a PROT_NONE page begins; aligned only as n allows. Freed by guarded_free.
+ * Aborts when the machine has no memory. */
 void *guarded_alloc(size_t n);
 void guarded_free(void *p, size_t n);
 
@@ -39,8 +40,8 @@ void check_attn(void);
 void check_table(void);
 void bench_all(void);
 
-/* Fill a row of `n_in` inputs of a type: random bytes with finite factors; `codes` >= 0 sets all other bytes to it,
- * `factor` >= 0 all f16 fields. */
+/* Fill a row of `n_in` inputs of a type: random bytes with finite factors; `codes` >= 0 sets all
+ * other bytes to it, `factor` >= 0 all f16 fields. */
 void fill_row(void *row, enum qtype type, size_t n_in, int codes, int factor);
 #ifdef QLLM_TEST_EMULATE
 void emulated_fill_avx512(struct kernels *k);

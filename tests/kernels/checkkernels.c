@@ -1,7 +1,7 @@
 /* checkkernels - every kernel of every level against scalar, bit for bit.
  *
- * checkkernels [--filter NAME] [--bench]: NAME is a part of "mm_Q4_1", "attn_page", ...; --bench prints speeds
- * instead of checking. Exit status 1 when anything failed. */
+ * checkkernels [--filter NAME] [--bench]: NAME is a part of "mm_Q4_1", "attn_page", ...; --bench
+ * prints speeds instead of checking. Exit status 1 when anything failed. */
 #include "tests/kernels/check.h"
 
 #include <stdarg.h>
@@ -57,7 +57,8 @@ static size_t guarded_pages(size_t n)
 void *guarded_alloc(size_t n)
 {
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = guarded_pages(n);
-	char *base = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *base = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+	                  -1, 0);
 
 	if (base == MAP_FAILED || mprotect(base + size, page, PROT_NONE) < 0) {
 		perror("checkkernels: mmap");
@@ -153,7 +154,7 @@ int main(int argc, char **argv)
 	check_elem();
 	check_attn();
 	check_mm();
-	printf("%s: %u passed, %u failed, %u skipped (levels this machine lacks)\n", kernels_levels(), n_passed,
-	       n_failed, n_skipped);
+	printf("%s: %u passed, %u failed, %u skipped (levels this machine lacks)\n",
+	       kernels_levels(), n_passed, n_failed, n_skipped);
 	return n_failed != 0 || n_passed == 0;
 }

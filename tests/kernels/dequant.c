@@ -1,5 +1,5 @@
-/* dequant - rows to float: against values of the gguf package, against the formulas of the format written plainly
- * here, and every level against scalar. */
+/* dequant - rows to float: against values of the gguf package, against the formulas of the format
+ * written plainly here, and every level against scalar. */
 #include "tests/kernels/check.h"
 
 #include <math.h>
@@ -31,22 +31,29 @@ static int bits_at(const uint8_t *p, int bit, int n)
 /* Element i of a block, straight from the description of the format; block bytes by offset. */
 static double element(enum qtype type, const uint8_t *b, int i)
 {
-	static const int nl[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+	static const int nl[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+		                    1,    13,   25,  38,  53,  69,  89,  113 };
 	const int nib = i < 16 ? 0 : 4, j = i % 16;     /* legacy nibbles */
 	const int h = i / 128, s = i / 32 % 4, l = i % 32, group = i / 16, wide = i / 32;
 
 	switch (type) {
 	case QTYPE_Q4_0: return (bits_at(b + 2 + j, nib, 4) - 8) * half(b);
 	case QTYPE_Q4_1: return bits_at(b + 4 + j, nib, 4) * half(b) + half(b + 2);
-	case QTYPE_Q5_0: return ((bits_at(b + 6 + j, nib, 4) | bits_at(b + 2, i, 1) << 4) - 16) * half(b);
-	case QTYPE_Q5_1: return (bits_at(b + 8 + j, nib, 4) | bits_at(b + 4, i, 1) << 4) * half(b) + half(b + 2);
+	case QTYPE_Q5_0:
+		return ((bits_at(b + 6 + j, nib, 4) | bits_at(b + 2, i, 1) << 4) - 16) * half(b);
+	case QTYPE_Q5_1:
+		return (bits_at(b + 8 + j, nib, 4) | bits_at(b + 4, i, 1) << 4) * half(b) +
+		       half(b + 2);
 	case QTYPE_Q8_0: return (int8_t)b[2 + i] * half(b);
 	case QTYPE_IQ4_NL: return nl[bits_at(b + 2 + j, nib, 4)] * half(b);
 	case QTYPE_Q2_K:
-		return half(b + 80) * (b[group] & 15) * bits_at(b + 16 + 32 * h + l, 2 * s, 2) - half(b + 82) * (b[group] >> 4);
+		return half(b + 80) * (b[group] & 15) * bits_at(b + 16 + 32 * h + l, 2 * s, 2) -
+		       half(b + 82) * (b[group] >> 4);
 	case QTYPE_Q3_K: {
-		const int sc = bits_at(b + 96 + group % 8, 4 * (group / 8), 4) | bits_at(b + 104 + group % 4, 2 * (group / 4), 2) << 4;
-		const int q = bits_at(b + 32 + 32 * h + l, 2 * s, 2) + 4 * bits_at(b + l, wide, 1) - 4;
+		const int sc = bits_at(b + 96 + group % 8, 4 * (group / 8), 4) |
+		               bits_at(b + 104 + group % 4, 2 * (group / 4), 2) << 4;
+		const int q = bits_at(b + 32 + 32 * h + l, 2 * s, 2) + 4 * bits_at(b + l, wide, 1) -
+		              4;
 
 		return half(b + 108) * (sc - 32) * q;
 	}
@@ -54,7 +61,8 @@ static double element(enum qtype type, const uint8_t *b, int i)
 		const uint8_t *sc = b + 4, *qs = b + (type == QTYPE_Q4_K ? 16 : 48);
 		const int k = wide - 4;
 		const int scale = wide < 4 ? sc[wide] & 63 : (sc[wide + 4] & 15) | sc[k] >> 6 << 4;
-		const int min = wide < 4 ? sc[wide + 4] & 63 : sc[wide + 4] >> 4 | sc[wide] >> 6 << 4;
+		const int min = wide < 4 ? sc[wide + 4] & 63
+		                         : sc[wide + 4] >> 4 | sc[wide] >> 6 << 4;
 		int q = bits_at(qs + 32 * (wide / 2) + l, 4 * (wide % 2), 4);
 
 		if (type == QTYPE_Q5_K)
@@ -62,7 +70,8 @@ static double element(enum qtype type, const uint8_t *b, int i)
 		return half(b) * scale * q - half(b + 2) * min;
 	}
 	case QTYPE_Q6_K: {
-		const int q = bits_at(b + 64 * h + 32 * (s & 1) + l, 4 * (s / 2), 4) | bits_at(b + 128 + 32 * h + l, 2 * s, 2) << 4;
+		const int q = bits_at(b + 64 * h + 32 * (s & 1) + l, 4 * (s / 2), 4) |
+		              bits_at(b + 128 + 32 * h + l, 2 * s, 2) << 4;
 
 		return half(b + 208) * (int8_t)b[192 + group] * (q - 32);
 	}
@@ -77,7 +86,8 @@ static void check_golden(const struct kernels *k, const char *level)
 		float y[256];
 
 		k->dequant[g->type](y, g->block, g->n);
-		check(memcmp(y, g->value, g->n * sizeof(*y)) == 0, "%s dequant_%s: golden values", level, qtype_name(g->type));
+		check(memcmp(y, g->value, g->n * sizeof(*y)) == 0, "%s dequant_%s: golden values",
+		      level, qtype_name(g->type));
 	}
 }
 
@@ -112,7 +122,8 @@ static void check_level(const struct level_under_test *level, enum qtype type, s
 	fill_row(row, type, n, -1, -1);
 	ref.dequant[type](want, row, n);
 	level->k.dequant[type](y, row, n);
-	check(memcmp(y, want, n * sizeof(*y)) == 0, "%s dequant_%s: n=%zu", level->name, qtype_name(type), n);
+	check(memcmp(y, want, n * sizeof(*y)) == 0, "%s dequant_%s: n=%zu", level->name,
+	      qtype_name(type), n);
 	guarded_free(row, row_bytes);
 	guarded_free(y, n * sizeof(*y));
 	free(want);

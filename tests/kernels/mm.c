@@ -1,5 +1,6 @@
-/* mm - matrix products: scalar against a product in double, then every level against scalar with memcmp, over row
- * ranges, token counts and extreme blocks; weights, activations and results end at forbidden pages. */
+/* mm - matrix products: scalar against a product in double, then every level against scalar with
+ * memcmp, over row ranges, token counts and extreme blocks; weights, activations and results end at
+ * forbidden pages. */
 #include "tests/kernels/check.h"
 
 #include <math.h>
@@ -55,7 +56,8 @@ void fill_row(void *row, enum qtype type, size_t n_in, int codes, int factor)
 	}
 }
 
-/* pattern 0: as activations are; 1: codes of +-127 only; 2: zeros and subnormals; 3: one spike a group. */
+/* pattern 0: as activations are; 1: codes of +-127 only; 2: zeros and subnormals; 3: one spike a
+ * group. */
 static void fill_x(float *x, size_t n, unsigned pattern)
 {
 	for (size_t i = 0; i < n; i++)
@@ -75,7 +77,8 @@ struct mm_case {
 	void *scratch;
 };
 
-static void run(const struct kernels *k, const struct mm_case *c, float *y, size_t ldy, size_t r0, size_t r1, size_t n_tok)
+static void run(const struct kernels *k, const struct mm_case *c, float *y, size_t ldy, size_t r0,
+                size_t r1, size_t n_tok)
 {
 	const size_t mem_bytes = q16_bytes(c->n_in, n_tok);
 	void *mem = guarded_alloc(mem_bytes);
@@ -85,14 +88,25 @@ static void run(const struct kernels *k, const struct mm_case *c, float *y, size
 	if (qtype_table[c->type].act == QACT_Q16)
 		ref.actq(&q, c->x, c->n_in, 0, n_tok);
 	k->mm[c->type](&(struct mm_args){
-		.y = y, .ldy = ldy, .w = c->w, .row_bytes = c->row_bytes, .n_in = c->n_in, .r0 = r0, .r1 = r1,
-		.n_tok = n_tok, .q16 = &q, .x = c->x, .ldx = c->n_in, .scratch = c->scratch,
+		.y = y,
+		.ldy = ldy,
+		.w = c->w,
+		.row_bytes = c->row_bytes,
+		.n_in = c->n_in,
+		.r0 = r0,
+		.r1 = r1,
+		.n_tok = n_tok,
+		.q16 = &q,
+		.x = c->x,
+		.ldx = c->n_in,
+		.scratch = c->scratch,
 	});
 	guarded_free(mem, mem_bytes);
 }
 
 /* One range and token count: the right bytes inside, the canary everywhere else. */
-static void compare(const struct level_under_test *level, const struct mm_case *c, size_t r0, size_t r1, size_t n_tok)
+static void compare(const struct level_under_test *level, const struct mm_case *c, size_t r0,
+                    size_t r1, size_t n_tok)
 {
 	/* The last row of the last token ends at the forbidden page when r1 is ROWS. */
 	const size_t bytes = n_tok * ROWS * sizeof(float);
@@ -111,11 +125,13 @@ static void compare(const struct level_under_test *level, const struct mm_case *
 				want = 0x01010101u * CANARY;
 			ok &= got == want;
 		}
-	check(ok, "%s mm_%s: k=%zu rows [%zu, %zu) tokens %zu", level->name, qtype_name(c->type), c->n_in, r0, r1, n_tok);
+	check(ok, "%s mm_%s: k=%zu rows [%zu, %zu) tokens %zu", level->name, qtype_name(c->type),
+	      c->n_in, r0, r1, n_tok);
 	guarded_free(y, bytes);
 }
 
-/* Scalar against the plain sum in double over dequantized weights and the activations as quantized. */
+/* Scalar against the plain sum in double over dequantized weights and the activations as
+ * quantized. */
 static void check_reference(const struct mm_case *c)
 {
 	const size_t mem_bytes = q16_bytes(c->n_in, TOKENS);
@@ -133,8 +149,9 @@ static void check_reference(const struct mm_case *c)
 
 			for (size_t i = 0; i < c->n_in; i++) {
 				const size_t at = t * c->n_in + i;
-				const double x = qtype_table[c->type].act == QACT_F32 ? (double)c->x[at] :
-				                                                        (double)q.q[at] * (double)q.s[at / 16];
+				const double x = qtype_table[c->type].act == QACT_F32
+				                         ? (double)c->x[at]
+				                         : (double)q.q[at] * (double)q.s[at / 16];
 
 				sum += (double)w[i] * x;
 				mag += fabs((double)w[i] * x);
@@ -142,15 +159,20 @@ static void check_reference(const struct mm_case *c)
 			worst = fmax(worst, fabs(sum - (double)c->want[t * ROWS + r]) / mag);
 		}
 	}
-	/* A sum of n terms in float: n/2 roundings of 2^-24 at the very worst, far fewer in 16 lanes. */
-	check(worst < 4e-6, "scalar mm_%s: k=%zu differs from double by %g of the terms", qtype_name(c->type), c->n_in, worst);
+	/* A sum of n terms in float: n/2 roundings of 2^-24 at the very worst, far fewer in 16
+	 * lanes. */
+	check(worst < 4e-6, "scalar mm_%s: k=%zu differs from double by %g of the terms",
+	      qtype_name(c->type), c->n_in, worst);
 	free(w);
 	guarded_free(mem, mem_bytes);
 }
 
-static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsigned pattern, bool full)
+static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsigned pattern,
+                       bool full)
 {
-	static const struct { size_t r0, r1; } ranges[] = { { 0, ROWS }, { 1, ROWS }, { 3, 4 }, { 5, 7 }, { 8, 24 }, { 2, 13 } };
+	static const struct {
+		size_t r0, r1;
+	} ranges[] = { { 0, ROWS }, { 1, ROWS }, { 3, 4 }, { 5, 7 }, { 8, 24 }, { 2, 13 } };
 	static const size_t tokens[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, TOKENS };
 	struct mm_case c = { .type = type, .n_in = n_in };
 	uint64_t row_bytes = 0;
@@ -171,7 +193,8 @@ static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsi
 	for (size_t l = 0; l < n_levels; l++)
 		for (size_t r = 0; r < ARRAY_SIZE(ranges); r++)
 			for (size_t t = 0; t < ARRAY_SIZE(tokens); t++) {
-				if ((!full || levels[l].slow) && (r + t) % 4 != 0 && !(r == 0 && t < 5))
+				if ((!full || levels[l].slow) && (r + t) % 4 != 0 &&
+				    !(r == 0 && t < 5))
 					continue;
 				if (levels[l].slow && n_in > 640)
 					continue;
@@ -190,7 +213,8 @@ void check_mm(void)
 	static const size_t widths[] = { 32, 64, 256, 576, 640, 1536, 2048 };
 	/* All codes low and high under the largest, smallest and negative factors. */
 	static const struct { int codes, factor; } extremes[] = {
-		{ 0x00, 0x7bff }, { 0xff, 0x7bff }, { 0xff, 0xfbff }, { 0x80, 0x3c00 }, { 0x7f, 0x0001 }, { 0xff, 0x8001 }, { -1, 0 },
+		{ 0x00, 0x7bff }, { 0xff, 0x7bff }, { 0xff, 0xfbff }, { 0x80, 0x3c00 },
+		{ 0x7f, 0x0001 }, { 0xff, 0x8001 }, { -1, 0 },
 	};
 	char name[32];
 
@@ -203,11 +227,13 @@ void check_mm(void)
 		for (unsigned pattern = 1; pattern < 4; pattern++)
 			check_case((enum qtype)type, 512, -1, -1, pattern, false);
 		if (qtype_table[type].act != QACT_Q16) {
-			check_case((enum qtype)type, 37, -1, -1, 0, true);      /* ragged tail of the 16 lanes */
+			/* ragged tail of the 16 lanes */
+			check_case((enum qtype)type, 37, -1, -1, 0, true);
 			check_case((enum qtype)type, 5, -1, -1, 0, true);
 			continue;
 		}
 		for (size_t e = 0; e < ARRAY_SIZE(extremes); e++)
-			check_case((enum qtype)type, 512, extremes[e].codes, extremes[e].factor, 1, false);
+			check_case((enum qtype)type, 512, extremes[e].codes, extremes[e].factor, 1,
+			           false);
 	}
 }

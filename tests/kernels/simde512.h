@@ -1,5 +1,6 @@
-/* simde512 - the switch under which the AVX-512 sources are compiled a second time, in terms of AVX2 (SIMDe), so that
- * machines without AVX-512 check its arithmetic too. The fills get names of their own. */
+/* simde512 - the switch under which the AVX-512 sources are compiled a second time, in terms of
+ * AVX2 (SIMDe), so that machines without AVX-512 check its arithmetic too. The fills get names of
+ * their own. */
 #pragma once
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wall"
@@ -45,7 +46,8 @@ static inline __attribute__((unused)) __m512i emulated_cvtepu16_epi32(__m256i v)
 
 static inline __attribute__((unused)) __m512 emulated_cvtph_ps(__m256i v)
 {
-	return emulated_join(_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1)));
+	return emulated_join(_mm256_cvtph_ps(_mm256_castsi256_si128(v)),
+	                     _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1)));
 }
 
 static inline __attribute__((unused)) __m256i emulated_cvtps_ph(__m512 v)
@@ -53,8 +55,9 @@ static inline __attribute__((unused)) __m256i emulated_cvtps_ph(__m512 v)
 	__m256 half[2];
 
 	__builtin_memcpy(half, &v, sizeof(half));
-	return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(half[0], _MM_FROUND_TO_NEAREST_INT)),
-	                               _mm256_cvtps_ph(half[1], _MM_FROUND_TO_NEAREST_INT), 1);
+	return _mm256_inserti128_si256(
+		_mm256_castsi128_si256(_mm256_cvtps_ph(half[0], _MM_FROUND_TO_NEAREST_INT)),
+		_mm256_cvtps_ph(half[1], _MM_FROUND_TO_NEAREST_INT), 1);
 }
 #define _mm512_cvtepi32_ps(v) emulated_cvtepi32_ps(v)
 #define _mm512_cvtepu16_epi32(v) emulated_cvtepu16_epi32(v)

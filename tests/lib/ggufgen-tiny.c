@@ -44,7 +44,8 @@ static void byte_spelling(unsigned b, char out[4])
 
 	if (!cp['!'])
 		for (unsigned i = 0, n = 256; i < 256; i++)
-			cp[i] = (i >= 33 && i <= 126) || (i >= 161 && i != 173) ? (uint16_t)i : (uint16_t)n++;
+			cp[i] = (i >= 33 && i <= 126) || (i >= 161 && i != 173) ? (uint16_t)i
+			                                                        : (uint16_t)n++;
 	if (cp[b] < 0x80)
 		snprintf(out, 4, "%c", cp[b]);
 	else
@@ -53,10 +54,12 @@ static void byte_spelling(unsigned b, char out[4])
 static void vocab_bpe(struct ggufgen *g)
 {
 	static const char *const merges[] = {
-		"Ġ t", "h e", "i n", "r e", "o n", "Ġt he", "e r", "a t", "Ġ a", "Ġ s", "o r", "e n", "Ġ w", "i s", "i t",
-		"a n", "Ġ c", "e s", "n d", "o u", "in g", "Ġ o", "Ġ h", "Ġ f", "Ġ b", "Ġ d", "Ġ p", "Ġ m", "e d", "a l",
-		"a r", "l l", "Ġ in", "Ġ l", "l e", "Ġt o", "Ġa nd", "Ġo f", "Ġ n", "Ġ g", "o m", "Ġ y", "Ġy ou", "v e",
-		"Ġ e", "a s", "Ġ it", "Ġw h", "h at", "Ġt hat", "Ġ is", "Ġs t", "Ġb e", "Ġ re", "i on",
+		"Ġ t",  "h e",  "i n",   "r e",  "o n",  "Ġt he", "e r",   "a t",  "Ġ a",  "Ġ s",
+		"o r",  "e n",  "Ġ w",   "i s",  "i t",  "a n",   "Ġ c",   "e s",  "n d",  "o u",
+		"in g", "Ġ o",  "Ġ h",   "Ġ f",  "Ġ b",  "Ġ d",   "Ġ p",   "Ġ m",  "e d",  "a l",
+		"a r",  "l l",  "Ġ in",  "Ġ l",  "l e",  "Ġt o",  "Ġa nd", "Ġo f", "Ġ n",  "Ġ g",
+		"o m",  "Ġ y",  "Ġy ou", "v e",  "Ġ e",  "a s",   "Ġ it",  "Ġw h", "h at", "Ġt hat",
+		"Ġ is", "Ġs t", "Ġb e",  "Ġ re", "i on",
 	};
 	struct vocab v = { 0 };
 	char text[32];
@@ -71,7 +74,8 @@ static void vocab_bpe(struct ggufgen *g)
 	for (size_t i = 0; i < sizeof(merges) / sizeof(merges[0]); i++) {
 		const char *space = strchr(merges[i], ' ');
 
-		snprintf(text, sizeof(text), "%.*s%s", (int)(space - merges[i]), merges[i], space + 1);
+		snprintf(text, sizeof(text), "%.*s%s", (int)(space - merges[i]), merges[i],
+		         space + 1);
 		add(&v, text, NORMAL, 0);
 	}
 	ggufgen_str(g, "tokenizer.ggml.model", "gpt2");
@@ -85,9 +89,10 @@ static void vocab_bpe(struct ggufgen *g)
 static void vocab_spm(struct ggufgen *g)
 {
 	static const char *const pieces[] = {
-		"▁", "e", "t", "a", "o", "i", "n", "s", "r", "h", "l", "d", "c", "u", "m", "f", "p", "g", "w", "y", "b", "v",
-		"k", "x", "j", "q", "z", "▁t", "he", "▁the", "in", "er", "an", "▁a", "on", "re", "nd", "▁and", "or", "▁w",
-		"ou", "▁you", "it", "▁s", "▁is", "▁▁",
+		"▁",  "e",    "t",  "a",  "o",  "i",    "n",  "s",  "r",   "h",  "l",  "d",
+		"c",  "u",    "m",  "f",  "p",  "g",    "w",  "y",  "b",   "v",  "k",  "x",
+		"j",  "q",    "z",  "▁t", "he", "▁the", "in", "er", "an",  "▁a", "on", "re",
+		"nd", "▁and", "or", "▁w", "ou", "▁you", "it", "▁s", "▁is", "▁▁",
 	};
 	struct vocab v = { 0 };
 	char text[32];
@@ -114,7 +119,8 @@ static void vocab_spm(struct ggufgen *g)
 	ggufgen_bool(g, "tokenizer.ggml.add_space_prefix", false);
 }
 
-static void matrix(struct ggufgen *g, const char *name, uint32_t type, uint64_t n_in, uint64_t n_out)
+static void matrix(struct ggufgen *g, const char *name, uint32_t type, uint64_t n_in,
+                   uint64_t n_out)
 {
 	ggufgen_tensor(g, name, type, n_in, n_out, 0, 1 / sqrtf((float)n_in));
 }
@@ -153,16 +159,22 @@ static void layer(struct ggufgen *g, const struct ggufgen_tiny *t, uint32_t il)
 		if (rows[i].n_out)
 			matrix(g, name, t->type, rows[i].n_in, rows[i].n_out);
 		else
-			ggufgen_tensor(g, name, QTYPE_F32, rows[i].n_in, 0, rows[i].norm ? 1.0f : 0.0f, .2f);
+			ggufgen_tensor(g, name, QTYPE_F32, rows[i].n_in, 0,
+			               rows[i].norm ? 1.0f : 0.0f, .2f);
 	}
 }
 static void hparams(struct ggufgen *g, const struct ggufgen_tiny *t)
 {
 	const struct { const char *key; uint32_t value; } rows[] = {
-		{ "context_length", t->n_ctx }, { "embedding_length", t->n_embd }, { "block_count", t->n_layer },
-		{ "feed_forward_length", t->n_ff }, { "attention.head_count", t->n_head },
-		{ "attention.head_count_kv", t->n_head_kv }, { "attention.key_length", t->head_dim },
-		{ "attention.value_length", t->head_dim }, { "rope.dimension_count", t->head_dim },
+		{ "context_length", t->n_ctx },
+		{ "embedding_length", t->n_embd },
+		{ "block_count", t->n_layer },
+		{ "feed_forward_length", t->n_ff },
+		{ "attention.head_count", t->n_head },
+		{ "attention.head_count_kv", t->n_head_kv },
+		{ "attention.key_length", t->head_dim },
+		{ "attention.value_length", t->head_dim },
+		{ "rope.dimension_count", t->head_dim },
 	};
 	char key[80];
 
@@ -202,9 +214,11 @@ struct ggufgen *ggufgen_tiny(const struct ggufgen_tiny *options)
 	else
 		vocab_bpe(g);
 	if (!t.no_template)
-		ggufgen_str(g, "tokenizer.chat_template",
-		            "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + "
-		            "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
+		ggufgen_str(
+			g, "tokenizer.chat_template",
+			"{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + "
+			"m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if "
+			"add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
 	/* Small beside what the layers add; else a tied model would only repeat its last token. */
 	ggufgen_tensor(g, "token_embd.weight", t.embd_type, t.n_embd, GGUFGEN_TINY_VOCAB, 0,
 	               strcmp(t.arch, "gemma3") == 0 ? .2f / sqrtf((float)t.n_embd) : .1f);

@@ -80,12 +80,17 @@ void ggufgen_free(struct ggufgen *g)
 	free(g);
 }
 
-void ggufgen_raw(struct ggufgen *g, const char *key, size_t key_len, uint32_t kind, const void *payload, size_t n)
+void ggufgen_raw(struct ggufgen *g, const char *key, size_t key_len, uint32_t kind,
+                 const void *payload, size_t n)
 {
 	if (g->n_kv % 64 == 0)
 		g->kv = must(realloc(g->kv, (g->n_kv + 64) * sizeof(*g->kv)));
 	g->kv[g->n_kv++] = (struct ggufgen_kv){
-		.key = dup_bytes(key, key_len), .key_len = key_len, .kind = kind, .payload = dup_bytes(payload, n), .n = n,
+		.key = dup_bytes(key, key_len),
+		.key_len = key_len,
+		.kind = kind,
+		.payload = dup_bytes(payload, n),
+		.n = n,
 	};
 }
 bool ggufgen_drop(struct ggufgen *g, const char *key)
@@ -101,7 +106,8 @@ bool ggufgen_drop(struct ggufgen *g, const char *key)
 	}
 	return false;
 }
-static void replace(struct ggufgen *g, const char *key, uint32_t kind, const void *payload, size_t n)
+static void replace(struct ggufgen *g, const char *key, uint32_t kind, const void *payload,
+                    size_t n)
 {
 	ggufgen_drop(g, key);
 	ggufgen_raw(g, key, strlen(key), kind, payload, n);
@@ -141,7 +147,8 @@ void ggufgen_str(struct ggufgen *g, const char *key, const char *value)
 {
 	ggufgen_strn(g, key, value, strlen(value));
 }
-void ggufgen_arr(struct ggufgen *g, const char *key, enum gguf_kind kind, const void *data, uint64_t n)
+void ggufgen_arr(struct ggufgen *g, const char *key, enum gguf_kind kind, const void *data,
+                 uint64_t n)
 {
 	struct out o = { 0 };
 
@@ -193,21 +200,25 @@ static uint16_t to_f16(float f)
 	return sign | (uint16_t)((e + 14) << 10) | ((uint16_t)ldexpf(m, 11) & 0x3ff);
 }
 
-/* Where a block's scales are, the deviation of its codes (already times the block's inner scales), and what multiple of
- * the scale the minimum is for the values to be centred. -1: has none. */
+/* Where a block's scales are, the deviation of its codes (already times the block's inner scales),
+ * and what multiple of the scale the minimum is for the values to be centred. -1: has none. */
 static const struct scales {
 	uint8_t type;
 	int16_t d, m;
 	float code, centre;
 } scale_table[] = {
-	{ QTYPE_Q4_0, 0, -1, 4.6f, 0 }, { QTYPE_Q4_1, 0, 2, 4.6f, -7.5f }, { QTYPE_Q5_0, 0, -1, 9.2f, 0 },
-	{ QTYPE_Q5_1, 0, 2, 9.2f, -15.5f }, { QTYPE_Q8_0, 0, -1, 74, 0 }, { QTYPE_Q8_1, 0, 2, 74, 1 },
-	{ QTYPE_Q2_K, 80, 82, 17, 1.5f }, { QTYPE_Q3_K, 108, -1, 42, 0 }, { QTYPE_Q4_K, 0, 2, 240, 7.5f },
-	{ QTYPE_Q5_K, 0, 2, 480, 15.5f }, { QTYPE_Q6_K, 208, -1, 1370, 0 }, { QTYPE_IQ2_XXS, 0, -1, 60, 0 },
-	{ QTYPE_IQ2_XS, 0, -1, 60, 0 }, { QTYPE_IQ3_XXS, 0, -1, 200, 0 }, { QTYPE_IQ1_S, 0, -1, 8, 0 },
-	{ QTYPE_IQ4_NL, 0, -1, 66, 0 }, { QTYPE_IQ3_S, 0, -1, 130, 0 }, { QTYPE_IQ2_S, 0, -1, 60, 0 },
-	{ QTYPE_IQ4_XS, 0, -1, 1200, 0 }, { QTYPE_TQ1_0, 52, -1, .8f, 0 }, { QTYPE_TQ2_0, 64, -1, .8f, 0 },
-	{ QTYPE_Q1_0, 0, -1, 1, 0 }, { QTYPE_Q2_0, 0, -1, 1.2f, 0 },
+	{ QTYPE_Q4_0, 0, -1, 4.6f, 0 },   { QTYPE_Q4_1, 0, 2, 4.6f, -7.5f },
+	{ QTYPE_Q5_0, 0, -1, 9.2f, 0 },   { QTYPE_Q5_1, 0, 2, 9.2f, -15.5f },
+	{ QTYPE_Q8_0, 0, -1, 74, 0 },     { QTYPE_Q8_1, 0, 2, 74, 1 },
+	{ QTYPE_Q2_K, 80, 82, 17, 1.5f }, { QTYPE_Q3_K, 108, -1, 42, 0 },
+	{ QTYPE_Q4_K, 0, 2, 240, 7.5f },  { QTYPE_Q5_K, 0, 2, 480, 15.5f },
+	{ QTYPE_Q6_K, 208, -1, 1370, 0 }, { QTYPE_IQ2_XXS, 0, -1, 60, 0 },
+	{ QTYPE_IQ2_XS, 0, -1, 60, 0 },   { QTYPE_IQ3_XXS, 0, -1, 200, 0 },
+	{ QTYPE_IQ1_S, 0, -1, 8, 0 },     { QTYPE_IQ4_NL, 0, -1, 66, 0 },
+	{ QTYPE_IQ3_S, 0, -1, 130, 0 },   { QTYPE_IQ2_S, 0, -1, 60, 0 },
+	{ QTYPE_IQ4_XS, 0, -1, 1200, 0 }, { QTYPE_TQ1_0, 52, -1, .8f, 0 },
+	{ QTYPE_TQ2_0, 64, -1, .8f, 0 },  { QTYPE_Q1_0, 0, -1, 1, 0 },
+	{ QTYPE_Q2_0, 0, -1, 1.2f, 0 },
 };
 static void put_f16(uint8_t *p, float f)
 {
@@ -237,16 +248,20 @@ static void tame(uint32_t type, uint8_t *b, float sigma, uint64_t *rng)
 	case QTYPE_Q8_K:
 		memcpy(b, &(float){ sigma / 74 * u }, 4);
 		break;
-	case QTYPE_IQ1_M:                       /* the f16 is in the high nibbles of four words: 0x2c00 = 1/16 */
+	/* the f16 is in the high nibbles of four words: 0x2c00 = 1/16 */
+	case QTYPE_IQ1_M:
 		for (int i = 0; i < 4; i++)
-			b[48 + 2 * i + 1] = (uint8_t)((b[48 + 2 * i + 1] & 15) | (0x2c00 >> (4 * i) & 15) << 4);
+			b[48 + 2 * i + 1] = (uint8_t)((b[48 + 2 * i + 1] & 15) |
+			                              (0x2c00 >> (4 * i) & 15) << 4);
 		break;
 	case QTYPE_MXFP4:
 		b[0] = (uint8_t)(128 + (int)floorf(log2f(sigma / 5.7f) + .5f));
 		break;
-	case QTYPE_NVFP4:                       /* four scale codes of 4 exponent bits (bias 7) and 3 mantissa bits */
+	/* four scale codes of 4 exponent bits (bias 7) and 3 mantissa bits */
+	case QTYPE_NVFP4:
 		for (int i = 0; i < 4; i++)
-			b[i] = (uint8_t)((6 + (int)floorf(log2f(sigma / 2.8f) + .5f)) << 3 | (next(rng) & 7));
+			b[i] = (uint8_t)((6 + (int)floorf(log2f(sigma / 2.8f) + .5f)) << 3 |
+			                 (next(rng) & 7));
 		break;
 	}
 }
@@ -280,22 +295,27 @@ void ggufgen_fill(uint32_t type, void *dst, uint64_t n, float mean, float sigma,
 	}
 }
 
-struct ggufgen_tensor *ggufgen_tensor(struct ggufgen *g, const char *name, uint32_t type, uint64_t n_in, uint64_t n_out,
-                                      float mean, float sigma)
+struct ggufgen_tensor *ggufgen_tensor(struct ggufgen *g, const char *name, uint32_t type,
+                                      uint64_t n_in, uint64_t n_out, float mean, float sigma)
 {
 	const struct qtype_info *info = qtype_info(type);
 	struct ggufgen_tensor *t;
 
 	if (!info || n_in % info->block != 0) {
-		fprintf(stderr, "ggufgen: %s: type %u does not fit rows of %llu\n", name, type, (unsigned long long)n_in);
+		fprintf(stderr, "ggufgen: %s: type %u does not fit rows of %llu\n", name, type,
+		        (unsigned long long)n_in);
 		abort();
 	}
 	if (g->n_tensors % 64 == 0)
 		g->tensor = must(realloc(g->tensor, (g->n_tensors + 64) * sizeof(*t)));
 	t = &g->tensor[g->n_tensors++];
 	*t = (struct ggufgen_tensor){
-		.name = dup_bytes(name, strlen(name)), .name_len = strlen(name), .n_dims = n_out ? 2 : 1, .type = type,
-		.dim = { n_in, n_out }, .n_bytes = n_in / info->block * info->bytes * (n_out ? n_out : 1),
+		.name = dup_bytes(name, strlen(name)),
+		.name_len = strlen(name),
+		.n_dims = n_out ? 2 : 1,
+		.type = type,
+		.dim = { n_in, n_out },
+		.n_bytes = n_in / info->block * info->bytes * (n_out ? n_out : 1),
 		.offset = GGUFGEN_TRUE,
 	};
 	t->data = must(malloc(t->n_bytes));

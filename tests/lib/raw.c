@@ -26,7 +26,7 @@ struct raw_answer raw_good_answer;
 static char sock_path[100];
 static uint8_t scratch[FRAME_MAX + 1];
 
-/* --- a client ------------------------------------------------------------------------------------------------------ */
+/* --- a client --------------------------------------------------------------------------------- */
 
 int raw_dial(void)
 {
@@ -81,7 +81,9 @@ struct raw_client raw_join(uint64_t ring_bytes)
 	raw_hello(c.sock, PROTO_VERSION, ring_bytes);
 	assert_int_equal(raw_next_frame(c.sock, &f), 0);
 	assert_int_equal(f.frame->body_case, QLLM__FRAME__BODY_WELCOME);
-	assert_int_equal(ring_reader_new(&c.ring, f.fds.fd[0], f.fds.fd[1], f.frame->welcome->ring_bytes, &err), 0);
+	assert_int_equal(ring_reader_new(&c.ring, f.fds.fd[0], f.fds.fd[1],
+	                                 f.frame->welcome->ring_bytes, &err),
+	                 0);
 	c.in_fd = frame_steal_fd(&f, 1);
 	frame_in_deinit(&f);
 	return c;
@@ -100,7 +102,8 @@ void raw_read_ring(struct raw_client *c, struct raw_answer *a)
 	const void *payload;
 
 	while (ring_reader_next(c->ring, &rec, &payload) == 1)
-		if (rec.type == RING_TOKEN && rec.id == c->id && a->n_tokens < ARRAY_SIZE(a->tokens))
+		if (rec.type == RING_TOKEN && rec.id == c->id &&
+		    a->n_tokens < ARRAY_SIZE(a->tokens))
 			a->tokens[a->n_tokens++] = ((const struct ring_token *)payload)->id;
 	if (ring_reader_release(c->ring))
 		send(c->sock, frame_wake, sizeof(frame_wake), MSG_NOSIGNAL);
@@ -162,7 +165,8 @@ void raw_ask(struct raw_client *c, Qllm__Frame *frame, struct raw_answer *a)
 	raw_ask_fds(c, frame, NULL, a);
 }
 
-void raw_fill_generate(Qllm__Frame *frame, Qllm__Generate *g, Qllm__Sampling *s, Qllm__Blob *prompt, uint32_t n)
+void raw_fill_generate(Qllm__Frame *frame, Qllm__Generate *g, Qllm__Sampling *s, Qllm__Blob *prompt,
+                       uint32_t n)
 {
 	qllm__frame__init(frame);
 	qllm__generate__init(g);
@@ -200,7 +204,8 @@ void raw_check_good(void)
 	static struct raw_answer a;
 
 	assert_int_equal(waitpid(raw_daemon, NULL, WNOHANG), 0);
-	/* What a bad client of the same user left open counts against that user's limit for a moment. */
+	/* What a bad client of the same user left open counts against that user's limit for a
+	 * moment. */
 	for (unsigned i = 0; i < 100; i++) {
 		raw_generate(&raw_good, RAW_TEXT, &a);
 		if (a.code != EXIT_BUSY)
@@ -234,7 +239,7 @@ void raw_send(int sock, const void *p, size_t n, const int *fds, unsigned n_fds)
 	assert_true(r == 0 || r == -EPIPE || r == -ECONNRESET);
 }
 
-/* --- the daemon ---------------------------------------------------------------------------------------------------- */
+/* --- the daemon ------------------------------------------------------------------------------- */
 
 int raw_import(struct raw_client *c, const char *name, int fd, bool in_place, struct raw_answer *a)
 {
@@ -301,7 +306,8 @@ int raw_setup(void **state)
 	if (raw_daemon == 0) {
 		if (!freopen(log, "w", stderr))
 			_exit(126);
-		execl(binary(), "qllmd", "--socket", sock_path, "--state-dir", state_dir, "--cache-dir", cache_dir, NULL);
+		execl(binary(), "qllmd", "--socket", sock_path, "--state-dir", state_dir,
+		      "--cache-dir", cache_dir, NULL);
 		_exit(127);
 	}
 	for (unsigned i = 0; i < 200; i++) {

@@ -1,8 +1,8 @@
 /* raw - a qllmd of the test's own and clients that speak frames by hand, rightly or not.
  *
- * raw_setup starts the daemon on a tiny random model named "tiny" and leaves one well-behaved client in
- * it, raw_good, whose answer raw_check_good compares after every misdeed of the others. Anything that
- * ought not to happen fails the cmocka test that runs. One thread. */
+ * raw_setup starts the daemon on a tiny random model named "tiny" and leaves one well-behaved
+ * client in it, raw_good, whose answer raw_check_good compares after every misdeed of the others.
+ * Anything that ought not to happen fails the cmocka test that runs. One thread. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

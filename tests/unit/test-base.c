@@ -41,7 +41,8 @@ static void test_err_first_sentence_wins(void **state)
 
 static void test_cursor_turns_bad_for_good(void **state)
 {
-	static const uint8_t bytes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 0, 0, 0, 0, 0, 0, 0, 'a', 'b', 'c', 1 };
+	static const uint8_t bytes[] = { 1, 2, 3, 4, 5, 6, 7,   8,   9,   3, 0,
+		                         0, 0, 0, 0, 0, 0, 'a', 'b', 'c', 1 };
 	struct cursor c = cur_init(bytes, sizeof(bytes));
 	struct bytes s;
 
@@ -87,18 +88,33 @@ static void test_utf8(void **state)
 		size_t complete;
 		bool valid;
 	} rows[] = {
-		{ "", 0, true }, { "abc", 3, true }, { "\xc3\xa9", 2, true }, { "\xe2\x82\xac", 3, true },
-		{ "\xf0\x9f\x98\x80", 4, true }, { "a\xf0\x9f\x98", 1, false }, { "a\xf0\x9f", 1, false },
-		{ "a\xf0", 1, false }, { "a\xe2\x82", 1, false }, { "a\xc3", 1, false },
-		{ "a\x80", 2, false }, { "\xc0\x80", 2, false }, { "\xc0", 1, false }, { "\xed\xa0\x80", 3, false },
-		{ "\xed\xa0", 2, false }, { "\xe0\x80", 2, false }, { "\xf4\x90", 2, false }, { "\xf8", 1, false },
-		{ "\x80\x80\x80\x80", 4, false }, { "\xf5\x80", 2, false },
+		{ "", 0, true },
+		{ "abc", 3, true },
+		{ "\xc3\xa9", 2, true },
+		{ "\xe2\x82\xac", 3, true },
+		{ "\xf0\x9f\x98\x80", 4, true },
+		{ "a\xf0\x9f\x98", 1, false },
+		{ "a\xf0\x9f", 1, false },
+		{ "a\xf0", 1, false },
+		{ "a\xe2\x82", 1, false },
+		{ "a\xc3", 1, false },
+		{ "a\x80", 2, false },
+		{ "\xc0\x80", 2, false },
+		{ "\xc0", 1, false },
+		{ "\xed\xa0\x80", 3, false },
+		{ "\xed\xa0", 2, false },
+		{ "\xe0\x80", 2, false },
+		{ "\xf4\x90", 2, false },
+		{ "\xf8", 1, false },
+		{ "\x80\x80\x80\x80", 4, false },
+		{ "\xf5\x80", 2, false },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		assert_int_equal(utf8_valid(rows[i].s, strlen(rows[i].s)), rows[i].valid);
-		assert_int_equal(utf8_complete_prefix(rows[i].s, strlen(rows[i].s)), rows[i].complete);
+		assert_int_equal(utf8_complete_prefix(rows[i].s, strlen(rows[i].s)),
+		                 rows[i].complete);
 	}
 	for (uint32_t cp = 0; cp <= 0x110000; cp++) {
 		uint32_t back = 0;
@@ -109,7 +125,8 @@ static void test_utf8(void **state)
 			assert_int_equal(n, 0);
 			continue;
 		}
-		if (utf8_decode(out, n, &back) != n || back != cp || utf8_decode(out, n - 1, &back) != 0)
+		if (utf8_decode(out, n, &back) != n || back != cp ||
+		    utf8_decode(out, n - 1, &back) != 0)
 			fail_msg("U+%04X does not come back", cp);
 	}
 }
@@ -121,8 +138,10 @@ static void test_str_escape(void **state)
 	(void)state;
 	assert_string_equal(str_escape(out, sizeof(out), "ab\n\xff", 4), "ab\\x0a\\xff");
 	assert_string_equal(str_escape(out, sizeof(out), "123456789012345", 15), "123456789012345");
-	assert_string_equal(str_escape(out, sizeof(out), "1234567890123456", 16), "123456789012...");
-	assert_string_equal(str_escape(out, sizeof(out), "12345678\xe2\x82\xac\n.", 13), "12345678\xe2\x82\xac...");
+	assert_string_equal(str_escape(out, sizeof(out), "1234567890123456", 16),
+	                    "123456789012...");
+	assert_string_equal(str_escape(out, sizeof(out), "12345678\xe2\x82\xac\n.", 13),
+	                    "12345678\xe2\x82\xac...");
 	assert_string_equal(str_escape(out, 8, "1234\n", 5), "1234...");
 	assert_string_equal(str_escape(out, 3, "1234", 4), "..");
 	assert_string_equal(str_escape(out, 1, "1234", 4), "");
@@ -134,7 +153,8 @@ static void test_str_escape(void **state)
 static void test_parsers(void **state)
 {
 	static const char *const bad_u64[] = { "", " 1", "+1", "-1", "1 ", "0x1", "1e3" };
-	static const char *const bad_double[] = { "", " 1", "+1", "1 ", "0x1", "nan", "inf", "-", ".", "1e", "--1", "1,5" };
+	static const char *const bad_double[] = { "",    " 1", "+1", "1 ", "0x1", "nan",
+		                                  "inf", "-",  ".",  "1e", "--1", "1,5" };
 	uint64_t u = 77;
 	double d = 77;
 
@@ -152,9 +172,12 @@ static void test_parsers(void **state)
 	assert_int_equal(str_to_double("-1.25e1", &d), 0);
 	assert_true(d == -12.5);
 	assert_true(str_is_name("a") && str_is_name("Q4_K.gguf-1"));
-	assert_false(str_is_name("") || str_is_name(".a") || str_is_name("a/b") || str_is_name("a b"));
-	assert_true(str_is_name("0123456789012345678901234567890123456789012345678901234567890123"));
-	assert_false(str_is_name("01234567890123456789012345678901234567890123456789012345678901234"));
+	assert_false(str_is_name("") || str_is_name(".a") || str_is_name("a/b") ||
+	             str_is_name("a b"));
+	assert_true(
+		str_is_name("0123456789012345678901234567890123456789012345678901234567890123"));
+	assert_false(
+		str_is_name("01234567890123456789012345678901234567890123456789012345678901234"));
 }
 
 static void test_sbuf(void **state)
@@ -272,7 +295,8 @@ static void test_map_survives_every_failed_allocation(void **state)
 /* Blocks that held something before are zero throughout, whether pages were wiped or given back. */
 static void test_aligned_is_zero(void **state)
 {
-	static const size_t sizes[] = { 1, 4095, 65535, 65536, 65537, 70000, 200001, 1 << 20, (4 << 20) + 13 };
+	static const size_t sizes[] = { 1,     4095,   65535,   65536,         65537,
+		                        70000, 200001, 1 << 20, (4 << 20) + 13 };
 
 	(void)state;
 	for (unsigned round = 0; round < 3; round++)
@@ -282,7 +306,8 @@ static void test_aligned_is_zero(void **state)
 			assert_non_null(p);
 			for (size_t k = 0; k < sizes[i]; k++)
 				if (p[k])
-					fail_msg("round %u, %zu bytes: byte %zu is %u", round, sizes[i], k, p[k]);
+					fail_msg("round %u, %zu bytes: byte %zu is %u", round,
+					         sizes[i], k, p[k]);
 			memset(p, 0xa5, sizes[i]);
 			mem_free(p);
 		}
@@ -365,7 +390,8 @@ static void test_mbox_many_senders(void **state)
 	for (int i = 0; i < 3; i++) {
 		senders[i].box = box;
 		senders[i].id = i;
-		assert_int_equal(pthread_create(&senders[i].thread, NULL, send_all, &senders[i]), 0);
+		assert_int_equal(pthread_create(&senders[i].thread, NULL, send_all, &senders[i]),
+		                 0);
 	}
 	while (got < 15000) {
 		struct list *item;
@@ -402,7 +428,8 @@ static void test_fd_rights(void **state)
 	sealed = fd_memfd_from("test", "hello", 5);
 	assert_true(sealed >= 0);
 	assert_true(pwrite(sealed, "J", 1, 0) < 0);
-	assert_int_equal(fcntl(sealed, F_GET_SEALS) & 0xf, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+	assert_int_equal(fcntl(sealed, F_GET_SEALS) & 0xf,
+	                 F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
 	for (int i = 0; i < FD_SCM_MAX; i++)
 		fds[i] = sealed;
 	assert_int_equal(fd_sendmsg(pair[0], "abc", 3, fds, FD_SCM_MAX, 0), 0);
@@ -460,8 +487,8 @@ static struct {
 	char text[4096];
 } logged;
 
-static void log_hook(enum log_level level, const char *message_id, const struct log_field *fields, unsigned n_fields,
-                     const char *text)
+static void log_hook(enum log_level level, const char *message_id, const struct log_field *fields,
+                     unsigned n_fields, const char *text)
 {
 	(void)message_id;
 	(void)fields;
@@ -503,14 +530,22 @@ static void test_log(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_err_first_sentence_wins), cmocka_unit_test(test_cursor_turns_bad_for_good),
-		cmocka_unit_test(test_num), cmocka_unit_test(test_utf8), cmocka_unit_test(test_str_escape),
-		cmocka_unit_test(test_parsers), cmocka_unit_test(test_sbuf), cmocka_unit_test(test_vec),
+		cmocka_unit_test(test_err_first_sentence_wins),
+		cmocka_unit_test(test_cursor_turns_bad_for_good),
+		cmocka_unit_test(test_num),
+		cmocka_unit_test(test_utf8),
+		cmocka_unit_test(test_str_escape),
+		cmocka_unit_test(test_parsers),
+		cmocka_unit_test(test_sbuf),
+		cmocka_unit_test(test_vec),
 		cmocka_unit_test(test_map_against_array),
-		cmocka_unit_test(test_map_survives_every_failed_allocation), cmocka_unit_test(test_mem),
+		cmocka_unit_test(test_map_survives_every_failed_allocation),
+		cmocka_unit_test(test_mem),
 		cmocka_unit_test(test_aligned_is_zero),
-		cmocka_unit_test(test_mbox_many_senders), cmocka_unit_test(test_fd_rights),
-		cmocka_unit_test(test_fd_read_file_bounds), cmocka_unit_test(test_log),
+		cmocka_unit_test(test_mbox_many_senders),
+		cmocka_unit_test(test_fd_rights),
+		cmocka_unit_test(test_fd_read_file_bounds),
+		cmocka_unit_test(test_log),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* libqllm against a daemon played by a thread: handshake, streaming, order of ring and frames, cancel from another thread,
- * prompts too large for a frame, errors, loss and reconnection. */
+/* libqllm against a daemon played by a thread: handshake, streaming, order of ring and frames,
+ * cancel from another thread, prompts too large for a frame, errors, loss and reconnection. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +20,8 @@
 #include "proto/hello.h"
 #include "proto/ring.h"
 
-/* The daemon: accepts `accepts` clients one after the other and answers until they leave or say "bye". */
+/* The daemon: accepts `accepts` clients one after the other and answers until they leave or say
+ * "bye". */
 struct fake {
 	char dir[64], path[96];
 	int listener;
@@ -74,13 +75,15 @@ static void put_token(int sock, struct ring_writer *w, uint32_t id, int32_t toke
 		(void)fd_sendmsg(sock, frame_wake, FRAME_WAKE_BYTES, NULL, 0, MSG_DONTWAIT);
 }
 
-/* "many": 20,000 tokens, more than the ring holds; "wait": two tokens, then none until cancelled; "bye": hang up. */
+/* "many": 20,000 tokens, more than the ring holds; "wait": two tokens, then none until cancelled;
+ * "bye": hang up. */
 static bool answer_generate(struct fake *k, int sock, struct ring_writer *w, struct frame_in *in)
 {
 	const Qllm__Frame *f = in->frame;
 	_cleanup_mem_ char *prompt = NULL;
 
-	assert_int_equal(blob_get(f->generate->prompt, in, 64 << 20, &prompt, &k->prompt_n, NULL), 0);
+	assert_int_equal(blob_get(f->generate->prompt, in, 64 << 20, &prompt, &k->prompt_n, NULL),
+	                 0);
 	k->prompt_first = k->prompt_n ? prompt[0] : 0;
 	k->prompt_last = k->prompt_n ? prompt[k->prompt_n - 1] : 0;
 	if (strcmp(prompt, "bye") == 0)
@@ -274,7 +277,8 @@ static void test_complete(void **state)
 	fake_stop(&k);
 }
 
-/* More tokens than the ring holds at once: both sides sleep and wake, and the end comes after the last token. */
+/* More tokens than the ring holds at once: both sides sleep and wake, and the end comes after the
+ * last token. */
 static void test_many(void **state)
 {
 	struct fake k;
@@ -395,8 +399,8 @@ static void test_list_pages(void **state)
 	fake_stop(&k);
 }
 
-/* The daemon goes away: the open request ends with -ECONNRESET, the next one finds its successor, and the descriptor that
- * a main loop polls stays the same. */
+/* The daemon goes away: the open request ends with -ECONNRESET, the next one finds its successor,
+ * and the descriptor that a main loop polls stays the same. */
 static void test_reconnect(void **state)
 {
 	struct fake k;
@@ -459,9 +463,15 @@ static void test_no_daemon(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_complete), cmocka_unit_test(test_many), cmocka_unit_test(test_cancel_from_thread),
-		cmocka_unit_test(test_large_prompt), cmocka_unit_test(test_errors), cmocka_unit_test(test_list_pages),
-		cmocka_unit_test(test_reconnect), cmocka_unit_test(test_wrong_protocol), cmocka_unit_test(test_no_daemon),
+		cmocka_unit_test(test_complete),
+		cmocka_unit_test(test_many),
+		cmocka_unit_test(test_cancel_from_thread),
+		cmocka_unit_test(test_large_prompt),
+		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_list_pages),
+		cmocka_unit_test(test_reconnect),
+		cmocka_unit_test(test_wrong_protocol),
+		cmocka_unit_test(test_no_daemon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,7 +80,10 @@ static void test_files_in_order(void **state)
 	struct err err = { 0 };
 
 	(void)state;
-	write_file("qllmd.conf", "# comment\n[daemon]\nsocket = /a\nlog_level=debug\n\n[engine]\nmemory = 3G\nthreads = 2\n");
+	write_file(
+		"qllmd.conf",
+		"# comment\n[daemon]\nsocket = /a\nlog_level=debug\n\n[engine]\nmemory = 3G\n"
+		"threads = 2\n");
 	write_file("qllmd.conf.d/20-b.conf", "[engine]\nthreads = 4\n");
 	write_file("qllmd.conf.d/10-a.conf", "[engine]\nthreads = 3\n[models]\nidle_seconds = 7\n");
 	write_file("qllmd.conf.d/ignored.txt", "nonsense\n");
@@ -132,7 +135,8 @@ static void test_reload(void **state)
 	(void)state;
 	write_file("qllmd.conf", "");
 	assert_int_equal(config_load(&a, file, true, NULL), 0);
-	write_file("qllmd.conf", "[daemon]\nsocket = /new\nlog_level = warning\n[limits]\nqueued_per_uid = 5\n"
+	write_file("qllmd.conf",
+	           "[daemon]\nsocket = /new\nlog_level = warning\n[limits]\nqueued_per_uid = 5\n"
 	           "[engine]\nchunk = 64\n");
 	assert_int_equal(config_load(&b, file, true, NULL), 0);
 	assert_int_equal(config_apply_reload(a, b), 0);

@@ -28,7 +28,9 @@ static void test_options_before_and_after(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&c, &err, "--json", "run", "m", "hi", "-n5", "--temp=0.5", "--timeout", "3"), EXIT_OK);
+	assert_int_equal(
+		PARSE(&c, &err, "--json", "run", "m", "hi", "-n5", "--temp=0.5", "--timeout", "3"),
+		EXIT_OK);
 	assert_true(c.json);
 	assert_string_equal(c.cmd->name, "run");
 	assert_int_equal(ctl_count(&c, "max-tokens", 0), 5);
@@ -38,7 +40,8 @@ static void test_options_before_and_after(void **state)
 	ctl_deinit(&c);
 
 	/* after --, and as values, words may begin with a minus; - alone is an argument */
-	assert_int_equal(PARSE(&c, &err, "run", "--presence-penalty", "-1.5", "m", "--", "--json"), EXIT_OK);
+	assert_int_equal(PARSE(&c, &err, "run", "--presence-penalty", "-1.5", "m", "--", "--json"),
+	                 EXIT_OK);
 	assert_false(c.json);
 	assert_true(ctl_number(&c, "presence-penalty", 0) == -1.5);
 	assert_string_equal(ctl_arg(&c, 1), "--json");
@@ -48,7 +51,8 @@ static void test_options_before_and_after(void **state)
 	ctl_deinit(&c);
 
 	/* the last one counts; flags may be bundled */
-	assert_int_equal(PARSE(&c, &err, "run", "m", "x", "--seed", "1", "--seed", "2", "-vq"), EXIT_OK);
+	assert_int_equal(PARSE(&c, &err, "run", "m", "x", "--seed", "1", "--seed", "2", "-vq"),
+	                 EXIT_OK);
 	assert_int_equal(ctl_count(&c, "seed", 0), 2);
 	assert_true(ctl_has(&c, "verbose") && c.quiet);
 	ctl_deinit(&c);
@@ -98,7 +102,8 @@ static void test_later(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(PARSE(&c, &err, "quantize", "a", "b", "--type", "q4_k_m", "--wild"), EXIT_OK);
+	assert_int_equal(PARSE(&c, &err, "quantize", "a", "b", "--type", "q4_k_m", "--wild"),
+	                 EXIT_OK);
 	assert_true(c.cmd->flags & CTL_LATER);
 	ctl_deinit(&c);
 }
@@ -126,20 +131,45 @@ static void test_ids(void **state)
 		size_t n;
 		int32_t last;
 	} rows[] = {
-		{ "[1, 2,3]", 0, 3, 3 }, { "{\"tokens\":[7]}", 0, 1, 7 }, { " 1 2,3\n4 ", 0, 4, 4 }, { "", 0, 0, 0 },
-		{ "[]", 0, 0, 0 }, { "2147483647", 0, 1, INT32_MAX }, { "2147483648", -EINVAL, 0, 0 }, { "-1", -EINVAL, 0, 0 },
-		{ "[-1]", -EINVAL, 0, 0 }, { "[1.5]", -EINVAL, 0, 0 }, { "[1", -EINVAL, 0, 0 }, { "{\"a\":1}", -EINVAL, 0, 0 },
-		{ "1 x", -EINVAL, 0, 0 }, { "99999999999999999999", -EINVAL, 0, 0 },
+		{ "[1, 2,3]", 0, 3, 3 },
+		{ "{\"tokens\":[7]}", 0, 1, 7 },
+		{ " 1 2,3\n4 ", 0, 4, 4 },
+		{ "", 0, 0, 0 },
+		{ "[]", 0, 0, 0 },
+		{ "2147483647", 0, 1, INT32_MAX },
+		{ "2147483648", -EINVAL, 0, 0 },
+		{ "-1", -EINVAL, 0, 0 },
+		{ "[-1]", -EINVAL, 0, 0 },
+		{ "[1.5]", -EINVAL, 0, 0 },
+		{ "[1", -EINVAL, 0, 0 },
+		{ "{\"a\":1}", -EINVAL, 0, 0 },
+		{ "1 x", -EINVAL, 0, 0 },
+		{ "99999999999999999999", -EINVAL, 0, 0 },
 		/* J2..J7 */
-		{ "[18446744073709551616]", -EINVAL, 0, 0 }, { "[9223372036854775807]", -EINVAL, 0, 0 },
-		{ "[1e400]", -EINVAL, 0, 0 }, { "[NaN]", -EINVAL, 0, 0 }, { "[-0]", 0, 1, 0 },
-		{ "[1.0]", -EINVAL, 0, 0 }, { "[\"1\"]", -EINVAL, 0, 0 }, { "[null]", -EINVAL, 0, 0 },
-		{ "[true]", -EINVAL, 0, 0 }, { "[[1]]", -EINVAL, 0, 0 }, { "[1,]", -EINVAL, 0, 0 },
-		{ "[1]x", -EINVAL, 0, 0 }, { "[1][2]", -EINVAL, 0, 0 }, { "{}", -EINVAL, 0, 0 },
-		{ "{\"tokens\":1}", -EINVAL, 0, 0 }, { "{\"tokens\":[1],\"tokens\":[2]}", -EINVAL, 0, 0 },
-		{ "[\"\\ud800\"]", -EINVAL, 0, 0 }, { "[\"\xc0\xaf\"]", -EINVAL, 0, 0 },
-		{ "{\"\\u0000\":1}", -EINVAL, 0, 0 }, { "NaN", -EINVAL, 0, 0 }, { "1e3", -EINVAL, 0, 0 },
-		{ "0x10", -EINVAL, 0, 0 }, { "+1", -EINVAL, 0, 0 }, { "\xff", -EINVAL, 0, 0 },
+		{ "[18446744073709551616]", -EINVAL, 0, 0 },
+		{ "[9223372036854775807]", -EINVAL, 0, 0 },
+		{ "[1e400]", -EINVAL, 0, 0 },
+		{ "[NaN]", -EINVAL, 0, 0 },
+		{ "[-0]", 0, 1, 0 },
+		{ "[1.0]", -EINVAL, 0, 0 },
+		{ "[\"1\"]", -EINVAL, 0, 0 },
+		{ "[null]", -EINVAL, 0, 0 },
+		{ "[true]", -EINVAL, 0, 0 },
+		{ "[[1]]", -EINVAL, 0, 0 },
+		{ "[1,]", -EINVAL, 0, 0 },
+		{ "[1]x", -EINVAL, 0, 0 },
+		{ "[1][2]", -EINVAL, 0, 0 },
+		{ "{}", -EINVAL, 0, 0 },
+		{ "{\"tokens\":1}", -EINVAL, 0, 0 },
+		{ "{\"tokens\":[1],\"tokens\":[2]}", -EINVAL, 0, 0 },
+		{ "[\"\\ud800\"]", -EINVAL, 0, 0 },
+		{ "[\"\xc0\xaf\"]", -EINVAL, 0, 0 },
+		{ "{\"\\u0000\":1}", -EINVAL, 0, 0 },
+		{ "NaN", -EINVAL, 0, 0 },
+		{ "1e3", -EINVAL, 0, 0 },
+		{ "0x10", -EINVAL, 0, 0 },
+		{ "+1", -EINVAL, 0, 0 },
+		{ "\xff", -EINVAL, 0, 0 },
 	};
 
 	(void)state;
@@ -147,7 +177,8 @@ static void test_ids(void **state)
 		struct ctl_ids ids = { 0 };
 		struct err err = { 0 };
 
-		assert_int_equal(ctl_ids_parse(&ids, rows[i].text, strlen(rows[i].text), &err), rows[i].r);
+		assert_int_equal(ctl_ids_parse(&ids, rows[i].text, strlen(rows[i].text), &err),
+		                 rows[i].r);
 		if (rows[i].r == 0) {
 			assert_int_equal(ids.n, rows[i].n);
 			if (ids.n)
@@ -163,7 +194,8 @@ static void test_ids(void **state)
 static void test_ids_at_length(void **state)
 {
 	static const struct { const char *head, *unit; } rows[] = {
-		{ "", "[" }, { "", "{\"tokens\":" }, { "[", "7" }, { "", "7" }, { "[1e", "7" }, { "[0.", "7" },
+		{ "", "[" }, { "", "{\"tokens\":" }, { "[", "7" },
+		{ "", "7" }, { "[1e", "7" },         { "[0.", "7" },
 	};
 	enum { N = 1 << 20 };
 	char *text = malloc(20 + 10 * N);
@@ -219,8 +251,14 @@ static void test_text(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_options_before_and_after), cmocka_unit_test(test_wrong_usage), cmocka_unit_test(test_later),
-		cmocka_unit_test(test_table), cmocka_unit_test(test_ids), cmocka_unit_test(test_ids_at_length), cmocka_unit_test(test_npy), cmocka_unit_test(test_text),
+		cmocka_unit_test(test_options_before_and_after),
+		cmocka_unit_test(test_wrong_usage),
+		cmocka_unit_test(test_later),
+		cmocka_unit_test(test_table),
+		cmocka_unit_test(test_ids),
+		cmocka_unit_test(test_ids_at_length),
+		cmocka_unit_test(test_npy),
+		cmocka_unit_test(test_text),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-/* engine: what a request gives does not depend on company, cuts, parking or preemption; errors stay where they belong;
- * idle means asleep. Tiny random models. */
+/* engine: what a request gives does not depend on company, cuts, parking or preemption; errors stay
+ * where they belong; idle means asleep. Tiny random models. */
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -19,11 +19,13 @@
 enum { MAX_OUT = 400, TEXT_MAX = 8192, WAIT_S = 120, N_CLIENTS = 16 };
 
 static struct kernels kernels;
-static struct sigaction guard;         /* the weight map's, which cmocka covers with its own in every test */
+/* the weight map's, which cmocka covers with its own in every test */
+static struct sigaction guard;
 
 /* === Requests and what came of them === */
 struct job {
-	struct request *r;              /* the engine's after submit; only .cancel is touched, before done */
+	/* the engine's after submit; only .cancel is touched, before done */
+	struct request *r;
 	int32_t id[MAX_OUT];
 	struct logprob own[MAX_OUT], top[MAX_OUT];
 	uint32_t n, n_calls, rows;
@@ -99,7 +101,8 @@ static void job_done(void *user, const struct request_result *result)
 	sem_post(&j->done);
 }
 
-static struct job *job_new(struct model *m, enum request_kind kind, const int32_t *tokens, uint32_t n)
+static struct job *job_new(struct model *m, enum request_kind kind, const int32_t *tokens,
+                           uint32_t n)
 {
 	struct job *j = calloc(1, sizeof(*j));
 
@@ -117,7 +120,8 @@ static struct job *job_new(struct model *m, enum request_kind kind, const int32_
 	j->r->sink = (struct sink){ job_room, job_token, job_row, job_done };
 	j->r->user = j;
 	if (kind == REQUEST_LOGITS || kind == REQUEST_SCORE)
-		j->logits = calloc(n * (kind == REQUEST_SCORE ? 1 : (size_t)m->hp.n_vocab), sizeof(float));
+		j->logits = calloc(n * (kind == REQUEST_SCORE ? 1 : (size_t)m->hp.n_vocab),
+		                   sizeof(float));
 	return j;
 }
 
@@ -171,7 +175,9 @@ static struct model *load(uint64_t seed, uint32_t n_ctx, int *ret_fd)
 
 static struct engine *engine_with(uint64_t budget, uint32_t chunk, uint32_t max_seqs)
 {
-	const struct engine_config c = { .threads = 2, .budget = budget, .chunk = chunk, .max_seqs = max_seqs };
+	const struct engine_config c = {
+		.threads = 2, .budget = budget, .chunk = chunk, .max_seqs = max_seqs
+	};
 	struct engine *e = NULL;
 	struct err err = { 0 };
 
@@ -306,7 +312,8 @@ static void test_cancel(void **state)
 	for (uint32_t round = 0; round < 3; round++) {
 		for (uint32_t i = 0; i < N_CLIENTS; i++) {
 			both[i] = mixed(m, i);
-			if (i % 2)              /* would go on for long: only its cancel ends it in time */
+			/* would go on for long: only its cancel ends it in time */
+			if (i % 2)
 				both[i]->r->max_tokens = 0;
 			submit(e, both[i]);
 		}
@@ -316,8 +323,8 @@ static void test_cancel(void **state)
 				sem_post(&both[i]->done);
 				continue;
 			}
-			/* Still the engine's, unless it ended just now: then its memory is gone, so cancel only those
-			 * that have hundreds of tokens left. */
+			/* Still the engine's, unless it ended just now: then its memory is gone, so
+			 * cancel only those that have hundreds of tokens left. */
 			if (both[i]->started > 100)
 				continue;
 			atomic_store(&both[i]->r->cancel, true);
@@ -480,7 +487,8 @@ static void test_logits_and_scores_agree(void **state)
 {
 	enum { PROMPT = 90, MORE = 40, ALL = PROMPT + MORE };
 	struct model *m = load(5, 512, NULL);
-	struct engine *e = engine_with((uint64_t)1 << 30, 32, 2), *tight = engine_with(budget_of(m, 32, 2, 5), 32, 2);
+	struct engine *e = engine_with((uint64_t)1 << 30, 32, 2),
+		      *tight = engine_with(budget_of(m, 32, 2, 5), 32, 2);
 	int32_t t[ALL];
 	struct job *gen, *split, *all, *score, *again;
 	double nll = 0;
@@ -531,7 +539,8 @@ static void test_logits_and_scores_agree(void **state)
 		nll -= want;
 	}
 	assert_true(fabs(nll - score->result.sum_nll) < 1e-2);
-	/* Two at once in five pages: the younger is preempted, rows come once each, and the same. */
+	/* Two at once in five pages: the younger is preempted, rows come once each, and the
+	 * same. */
 	again = job_new(m, REQUEST_LOGITS, t, ALL);
 	again->r->n_prompt = PROMPT;
 	memset(score->logits, 0, ALL * sizeof(float));
@@ -543,7 +552,8 @@ static void test_logits_and_scores_agree(void **state)
 	wait_done(gen);
 	wait_done(again);
 	assert_int_equal(again->rows, ALL);
-	assert_memory_equal(again->logits, split->logits, (size_t)ALL * m->hp.n_vocab * sizeof(float));
+	assert_memory_equal(again->logits, split->logits,
+	                    (size_t)ALL * m->hp.n_vocab * sizeof(float));
 	job_free(again);
 	job_free(gen);
 	job_free(split);
@@ -580,8 +590,8 @@ static void test_long_prompt_delays_one_chunk(void **state)
 	submit(e, small);
 	wait_done(big);
 	wait_done(small);
-	/* 50 chunks at least, and a token of the other in each but perhaps the first; the short prompt gets half of
-	 * each chunk. */
+	/* 50 chunks at least, and a token of the other in each but perhaps the first; the short
+	 * prompt gets half of each chunk. */
 	assert_true(big->watched >= 49);
 	assert_true(small->watched < big->watched / 2);
 	engine_free(e);                 /* cancels the one that still runs */
@@ -610,7 +620,8 @@ static void test_two_models(void **state)
 	read->r->max_tokens = 20;
 	run(e, read);
 	assert_int_equal(read->result.finish, FINISH_STOP);
-	assert_true(read->result.bytes_read >= 20 * a->bytes_per_token / 2 && read->result.read_s > 0);
+	assert_true(read->result.bytes_read >= 20 * a->bytes_per_token / 2 &&
+	            read->result.read_s > 0);
 	for (uint32_t i = 0; i < 6; i++) {
 		wait_done(both[i]);
 		assert_same(solo[i], both[i]);
@@ -648,7 +659,8 @@ static int submit_bad(struct engine *e, struct job *j, struct err *err)
 static void test_refusals(void **state)
 {
 	struct model *m = load(1, 512, NULL);
-	struct engine *e = engine_with((uint64_t)1 << 30, 64, 4), *tight = engine_with(budget_of(m, 64, 4, 3), 64, 4);
+	struct engine *e = engine_with((uint64_t)1 << 30, 64, 4),
+		      *tight = engine_with(budget_of(m, 64, 4, 3), 64, 4);
 	static int32_t t[600];
 	struct err err;
 	struct job *j;
@@ -815,7 +827,8 @@ static void test_poisoned_model(void **state)
 	model_unref(good);
 }
 
-/* Voluntary and involuntary switches of the engine's and the pool's threads (a sanitizer has one of its own). */
+/* Voluntary and involuntary switches of the engine's and the pool's threads (a sanitizer has one of
+ * its own). */
 static uint64_t wakeups(void)
 {
 	DIR *d = opendir("/proc/self/task");
@@ -837,7 +850,8 @@ static uint64_t wakeups(void)
 			unsigned long long n;
 
 			if (strncmp(line, "Name:", 5) == 0)
-				ours = strcmp(line, "Name:\tengine\n") == 0 || strstr(line, "qllm-pool");
+				ours = strcmp(line, "Name:\tengine\n") == 0 ||
+				       strstr(line, "qllm-pool");
 			if (ours && (sscanf(line, "voluntary_ctxt_switches: %llu", &n) == 1 ||
 			             sscanf(line, "nonvoluntary_ctxt_switches: %llu", &n) == 1))
 				sum += n;

@@ -1,5 +1,6 @@
-/* exec: logits against a plain forward pass (float loops over dequantized weights), the same bits whatever the batch, the
- * chunks and the threads, cancelled neighbours, a truncated file, every allocation failing. */
+/* exec: logits against a plain forward pass (float loops over dequantized weights), the same bits
+ * whatever the batch, the chunks and the threads, cancelled neighbours, a truncated file, every
+ * allocation failing. */
 #include "engine/exec.h"
 #include "base/mem.h"
 #include "base/num.h"
@@ -14,11 +15,24 @@
 
 enum { MAX_ROWS = 320, N_TOKENS = 300 };
 
-/* Shapes that differ in every feature: groups of 2, 3 and 4, biases, windows, norms of heads, tied and untied. */
+/* Shapes that differ in every feature: groups of 2, 3 and 4, biases, windows, norms of heads, tied
+ * and untied. */
 static const struct ggufgen_tiny families[] = {
-	{ .arch = "llama", .n_embd = 96, .n_head = 6, .n_head_kv = 2, .seed = 1, .rope_freqs = true, .untied = true },
+	{ .arch = "llama",
+	  .n_embd = 96,
+	  .n_head = 6,
+	  .n_head_kv = 2,
+	  .seed = 1,
+	  .rope_freqs = true,
+	  .untied = true },
 	{ .arch = "qwen2", .n_head = 4, .n_head_kv = 2, .seed = 2 },
-	{ .arch = "gemma3", .n_layer = 7, .n_head = 4, .n_head_kv = 1, .head_dim = 32, .window = 24, .seed = 3 },
+	{ .arch = "gemma3",
+	  .n_layer = 7,
+	  .n_head = 4,
+	  .n_head_kv = 1,
+	  .head_dim = 32,
+	  .window = 24,
+	  .seed = 3 },
 };
 
 static struct kernels kernels;
@@ -65,7 +79,7 @@ static void random_tokens(int32_t *t, uint32_t n, uint32_t n_vocab, uint32_t see
 	}
 }
 
-/* ---- the reference: one context, no cache, everything in float, straight from the hyper-parameters ---- */
+/* --- the reference: one context, no cache, all in float, from the hyper-parameters --- */
 
 struct ref {
 	const struct model *m;
@@ -83,7 +97,8 @@ static float *ref_weight(const struct weight *w)
 	return f;
 }
 
-static float *ref_linear(const struct weight *w, const struct weight *bias, const float *x, uint32_t n)
+static float *ref_linear(const struct weight *w, const struct weight *bias, const float *x,
+                         uint32_t n)
 {
 	float *f = ref_weight(w), *b = bias && bias->data ? ref_weight(bias) : NULL;
 	float *y = malloc(n * w->n_out * sizeof(*y));
@@ -103,7 +118,8 @@ static float *ref_linear(const struct weight *w, const struct weight *bias, cons
 }
 
 /* In place, rows of dim. */
-static void ref_norm(const struct model *m, const struct weight *w, float *x, size_t rows, size_t dim)
+static void ref_norm(const struct model *m, const struct weight *w, float *x, size_t rows,
+                     size_t dim)
 {
 	float *f;
 
@@ -116,8 +132,9 @@ static void ref_norm(const struct model *m, const struct weight *w, float *x, si
 		for (size_t i = 0; i < dim; i++)
 			sum += (double)x[r * dim + i] * (double)x[r * dim + i];
 		for (size_t i = 0; i < dim; i++)
-			x[r * dim + i] = (float)((double)x[r * dim + i] / sqrt(sum / (double)dim + (double)m->hp.norm_eps)
-			                         * (double)f[i]);
+			x[r * dim + i] = (float)((double)x[r * dim + i] /
+			                         sqrt(sum / (double)dim + (double)m->hp.norm_eps) *
+			                         (double)f[i]);
 	}
 	free(f);
 }
@@ -127,7 +144,8 @@ static void ref_rope(const struct ref *ref, float *x, uint32_t heads, bool windo
 	const struct hparams *hp = &ref->m->hp;
 	const struct weight *fw = &ref->m->w[SLOT_ROPE_FREQS];
 	float *factors = fw->data && !windowed ? ref_weight(fw) : NULL;
-	double base = (double)(windowed && hp->rope_base_local > 0 ? hp->rope_base_local : hp->rope_base);
+	double base = (double)(windowed && hp->rope_base_local > 0 ? hp->rope_base_local
+	                                                           : hp->rope_base);
 	uint32_t half = hp->n_rot / 2;
 
 	for (uint32_t t = 0; t < ref->n; t++)
@@ -136,7 +154,8 @@ static void ref_rope(const struct ref *ref, float *x, uint32_t heads, bool windo
 				float *v = x + ((size_t)t * heads + head) * hp->head_dim;
 				float *a = hp->rope == ROPE_NEOX ? v + i : v + 2 * i;
 				float *b = hp->rope == ROPE_NEOX ? v + i + half : v + 2 * i + 1;
-				double angle = t * pow(base, -2.0 * i / hp->n_rot) / (factors ? (double)factors[i] : 1);
+				double angle = t * pow(base, -2.0 * i / hp->n_rot) /
+				               (factors ? (double)factors[i] : 1);
 				double re = (double)*a, im = (double)*b;
 
 				if (!windowed)
@@ -175,7 +194,8 @@ static float *ref_attention(const struct ref *ref, const struct layer *l, const 
 			for (uint32_t s = first; s <= t; s++) {
 				p[s] = 0;
 				for (size_t i = 0; i < hd; i++)
-					p[s] += (double)q[t * nq + h * hd + i] * (double)k[s * nk + kh * hd + i];
+					p[s] += (double)q[t * nq + h * hd + i] *
+					        (double)k[s * nk + kh * hd + i];
 				p[s] *= (double)hp->attn_scale;
 				max = fmax(max, p[s]);
 			}
@@ -183,7 +203,8 @@ static float *ref_attention(const struct ref *ref, const struct layer *l, const 
 				sum += p[s] = exp(p[s] - max);
 			for (uint32_t s = first; s <= t; s++)
 				for (size_t i = 0; i < hd; i++)
-					o[t * nq + h * hd + i] += (float)(p[s] / sum) * v[s * nk + kh * hd + i];
+					o[t * nq + h * hd + i] += (float)(p[s] / sum) *
+					                          v[s * nk + kh * hd + i];
 		}
 	y = ref_linear(&l->w[SLOT_ATTN_OUT], &l->w[SLOT_ATTN_OUT_BIAS], o, ref->n);
 	free(q);
@@ -233,7 +254,8 @@ static float *ref_logits(const struct model *m, const int32_t *tokens, uint32_t 
 	assert_non_null(ref.h);
 	for (uint32_t t = 0; t < n; t++)
 		for (uint32_t i = 0; i < hp->n_embd; i++)
-			ref.h[t * hp->n_embd + i] = embd[(size_t)tokens[t] * hp->n_embd + i] * hp->embd_scale;
+			ref.h[t * hp->n_embd + i] = embd[(size_t)tokens[t] * hp->n_embd + i] *
+			                            hp->embd_scale;
 	free(embd);
 	for (uint32_t il = 0; il < hp->n_layer; il++) {
 		const struct layer *l = &m->layers[il];
@@ -247,7 +269,8 @@ static float *ref_logits(const struct model *m, const int32_t *tokens, uint32_t 
 		up = ref_linear(&l->w[SLOT_FFN_UP], NULL, x, n);
 		for (size_t i = 0; i < (size_t)n * hp->n_ff; i++)
 			gate[i] = (float)(ref_act(hp, (double)gate[i]) * (double)up[i]);
-		ref_residual(&ref, &l->w[SLOT_FFN_POST_NORM], ref_linear(&l->w[SLOT_FFN_DOWN], NULL, gate, n));
+		ref_residual(&ref, &l->w[SLOT_FFN_POST_NORM],
+		             ref_linear(&l->w[SLOT_FFN_DOWN], NULL, gate, n));
 		free(x);
 		free(gate);
 		free(up);
@@ -318,7 +341,8 @@ static double distance(const float *a, const float *b, size_t n)
 	return diff / max;
 }
 
-static void check_reference(const struct ggufgen_tiny *t, uint32_t n, enum exec_path path, double bound)
+static void check_reference(const struct ggufgen_tiny *t, uint32_t n, enum exec_path path,
+                            double bound)
 {
 	struct model *m = load(t, NULL);
 	size_t n_out = (size_t)n * m->hp.n_vocab;
@@ -334,7 +358,8 @@ static void check_reference(const struct ggufgen_tiny *t, uint32_t n, enum exec_
 	run_chunks(&r, tokens, n, 128, got);
 	d = distance(got, want, n_out);
 	if (!(d <= bound))
-		fail_msg("%s type %u path %d: relative distance %g, bound %g", t->arch, t->type, path, d, bound);
+		fail_msg("%s type %u path %d: relative distance %g, bound %g", t->arch, t->type,
+		         path, d, bound);
 	run_close(&r);
 	model_unref(m);
 	free(got);
@@ -349,10 +374,12 @@ static void test_reference_f32(void **state)
 			check_reference(&families[i], N_TOKENS, (enum exec_path)path, 1e-4);
 }
 
-/* Decode path: activations in 8 bits. Prompt path: about 15, so little but the order of sums is left. */
+/* Decode path: activations in 8 bits. Prompt path: about 15, so little but the order of sums is
+ * left. */
 static void test_reference_quantized(void **state)
 {
-	static const uint32_t types[] = { QTYPE_Q8_0, QTYPE_Q4_1, QTYPE_Q5_0, QTYPE_Q4_K, QTYPE_Q6_K, QTYPE_F16 };
+	static const uint32_t types[] = { QTYPE_Q8_0, QTYPE_Q4_1, QTYPE_Q5_0,
+		                          QTYPE_Q4_K, QTYPE_Q6_K, QTYPE_F16 };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
@@ -391,8 +418,8 @@ static void check_same_bits(const struct ggufgen_tiny *t, enum exec_path path)
 		run_chunks(&r, tokens, N_TOKENS, ways[i].chunk, i == 0 ? want : got);
 		run_close(&r);
 		if (i > 0 && memcmp(want, got, n_out * sizeof(*want)) != 0)
-			fail_msg("%s: chunks of %u on %u threads give other bits", t->arch, ways[i].chunk,
-			         ways[i].threads);
+			fail_msg("%s: chunks of %u on %u threads give other bits", t->arch,
+			         ways[i].chunk, ways[i].threads);
 	}
 	model_unref(m);
 	free(want);
@@ -444,17 +471,24 @@ static void crowd_close(struct crowd *c)
 }
 
 /* Bring all sequences before their last n[i] tokens, then these in one step. */
-static void crowd_last_step(struct run *r, const struct crowd *c, const uint32_t n[N_SEQS], struct exec_slice *s)
+static void crowd_last_step(struct run *r, const struct crowd *c, const uint32_t n[N_SEQS],
+                            struct exec_slice *s)
 {
 	const float *logits;
 
 	for (uint32_t i = 0; i < N_SEQS; i++) {
-		struct exec_slice pre = { .kv = seq_for(r->kv, c->len[i]), .tokens = c->tokens[i], .n = c->len[i] - n[i] };
+		struct exec_slice pre = { .kv = seq_for(r->kv, c->len[i]),
+			                  .tokens = c->tokens[i],
+			                  .n = c->len[i] - n[i] };
 
 		if (pre.n > 0)
 			assert_int_equal(exec_step(r->x, &pre, 1, &logits, NULL), 0);
-		s[i] = (struct exec_slice){ .kv = pre.kv, .tokens = c->tokens[i] + pre.n, .n = n[i], .pos0 = pre.n,
-			.path = n[i] > 1 ? PATH_PROMPT : PATH_DECODE, .n_logits = 1 };
+		s[i] = (struct exec_slice){ .kv = pre.kv,
+			                    .tokens = c->tokens[i] + pre.n,
+			                    .n = n[i],
+			                    .pos0 = pre.n,
+			                    .path = n[i] > 1 ? PATH_PROMPT : PATH_DECODE,
+			                    .n_logits = 1 };
 	}
 }
 
@@ -525,7 +559,8 @@ static void test_cancel_inside_a_step(void **state)
 		for (uint32_t i = 0, out = 0; i < N_SEQS; i++) {
 			assert_int_equal(s[i].cancelled, i == 0 || i == 3);
 			if (!s[i].cancelled)
-				assert_memory_equal(logits + out++ * row, c.alone[i], row * sizeof(float));
+				assert_memory_equal(logits + out++ * row, c.alone[i],
+				                    row * sizeof(float));
 			kv_seq_free(s[i].kv);
 		}
 	}
@@ -561,7 +596,8 @@ static void test_a_chunk_without_logits(void **state)
 	/* Beside one that wants three rows, and all alone. */
 	s[0].n_logits = 3;
 	assert_int_equal(exec_step(r.x, s, 2, &logits, NULL), 0);
-	assert_memory_equal(logits, want + 45 * (size_t)m->hp.n_vocab, 3 * m->hp.n_vocab * sizeof(*want));
+	assert_memory_equal(logits, want + 45 * (size_t)m->hp.n_vocab,
+	                    3 * m->hp.n_vocab * sizeof(*want));
 	s[0].n_logits = 0;
 	assert_int_equal(exec_step(r.x, s, 2, &logits, NULL), 0);
 	for (uint32_t i = 0; i < 2; i++) {
@@ -623,7 +659,8 @@ static void test_read_step_reads_all_weights(void **state)
 		for (uint32_t il = 0; il < m->hp.n_layer; il++)
 			for (unsigned i = 0; i < SLOT_LAYER_COUNT; i++)
 				if (m->layers[il].w[i].n_out > 1)
-					want += m->layers[il].w[i].row_bytes * m->layers[il].w[i].n_out;
+					want += m->layers[il].w[i].row_bytes *
+					        m->layers[il].w[i].n_out;
 		counting.read_sum = counting_read_sum;
 		run_open(&r, m, &counting, 2);
 		atomic_store(&bytes_seen, 0);
@@ -695,7 +732,8 @@ static bool setup(void)
 {
 	int fd = ggufgen_tiny_model(&families[0]);
 	struct model *m = NULL;
-	bool ok = fd >= 0 && model_load(&m, fd, "tiny", NULL) == 0 && sigaction(SIGBUS, NULL, &guard) == 0 &&
+	bool ok = fd >= 0 && model_load(&m, fd, "tiny", NULL) == 0 &&
+	          sigaction(SIGBUS, NULL, &guard) == 0 &&
 	          kernels_init(&kernels, getenv("QLLM_CPU")) == 0;
 
 	close(fd);

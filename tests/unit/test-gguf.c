@@ -1,5 +1,6 @@
-/* The GGUF reader against right files and the malformed ones: each is refused with a sentence that names the trouble,
- * in bounded time and memory, without a leak, read through an fd and from memory alike. */
+/* The GGUF reader against right files and the malformed ones: each is refused with a sentence that
+ * names the trouble, in bounded time and memory, without a leak, read through an fd and from memory
+ * alike. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -170,12 +171,15 @@ static void test_reads_what_was_written(void **state)
 static void test_every_type_by_bytes(void **state)
 {
 	static const struct { uint8_t id; uint16_t block, bytes; } types[] = {
-		{ 0, 1, 4 }, { 1, 1, 2 }, { 2, 32, 18 }, { 3, 32, 20 }, { 6, 32, 22 }, { 7, 32, 24 }, { 8, 32, 34 },
-		{ 9, 32, 36 }, { 10, 256, 84 }, { 11, 256, 110 }, { 12, 256, 144 }, { 13, 256, 176 }, { 14, 256, 210 },
-		{ 15, 256, 292 }, { 16, 256, 66 }, { 17, 256, 74 }, { 18, 256, 98 }, { 19, 256, 50 }, { 20, 32, 18 },
-		{ 21, 256, 110 }, { 22, 256, 82 }, { 23, 256, 136 }, { 24, 1, 1 }, { 25, 1, 2 }, { 26, 1, 4 },
-		{ 27, 1, 8 }, { 28, 1, 8 }, { 29, 256, 56 }, { 30, 1, 2 }, { 34, 256, 54 }, { 35, 256, 66 },
-		{ 39, 32, 17 }, { 40, 64, 36 }, { 41, 128, 18 }, { 42, 64, 18 },
+		{ 0, 1, 4 },      { 1, 1, 2 },      { 2, 32, 18 },    { 3, 32, 20 },
+		{ 6, 32, 22 },    { 7, 32, 24 },    { 8, 32, 34 },    { 9, 32, 36 },
+		{ 10, 256, 84 },  { 11, 256, 110 }, { 12, 256, 144 }, { 13, 256, 176 },
+		{ 14, 256, 210 }, { 15, 256, 292 }, { 16, 256, 66 },  { 17, 256, 74 },
+		{ 18, 256, 98 },  { 19, 256, 50 },  { 20, 32, 18 },   { 21, 256, 110 },
+		{ 22, 256, 82 },  { 23, 256, 136 }, { 24, 1, 1 },     { 25, 1, 2 },
+		{ 26, 1, 4 },     { 27, 1, 8 },     { 28, 1, 8 },     { 29, 256, 56 },
+		{ 30, 1, 2 },     { 34, 256, 54 },  { 35, 256, 66 },  { 39, 32, 17 },
+		{ 40, 64, 36 },   { 41, 128, 18 },  { 42, 64, 18 },
 	};
 
 	(void)state;
@@ -267,8 +271,11 @@ static void test_json_text(void **state)
 		assert_int_equal(gguf_value_json(&g->kv[i].v, 2, &out), 0);
 		sbuf_append(&out, " ", 1);
 	}
-	assert_string_equal(out.p, "\"llama\" 200 -3 60000 300 -70000 4000000000 1099511627776 77 1.5 0.25 true "
-	                    "[\"one\",\"\",\"...\"] [1,-2.5,\"...\"] [] \"a\\\"\\\\\\u000a\\u0001\\ufffd\xc3\xa9\" ");
+	assert_string_equal(
+		out.p,
+		"\"llama\" 200 -3 60000 300 -70000 4000000000 1099511627776 77 1.5 0.25 true "
+		"[\"one\",\"\",\"...\"] [1,-2.5,\"...\"] [] "
+		"\"a\\\"\\\\\\u000a\\u0001\\ufffd\xc3\xa9\" ");
 	out.n = 0;
 	assert_int_equal(gguf_value_json(gguf_find(g, "a.f32"), 0, &out), 0);
 	assert_int_equal(gguf_value_json(gguf_find(g, "a.f32"), 3, &out), 0);
@@ -393,11 +400,14 @@ static void test_bad_keys(void **state)
 	refuse(with_array(GGUF_BOOL, 3, "\0\1\7", 3), "boolean 2 has the value 7");
 	refuse(with_array(GGUF_ARR, 1, "\0\0\0\0\0\0\0\0\0\0\0\0", 12), "array of arrays");
 	refuse(with_array(13, 1, "1234", 4), "array of value type 13");
-	refuse(with_array(GGUF_U8, 1ull << 63, "1234", 4), "9223372036854775808 u8 values do not fit");
+	refuse(with_array(GGUF_U8, 1ull << 63, "1234", 4),
+	       "9223372036854775808 u8 values do not fit");
 	refuse(with_array(GGUF_U64, (1ull << 61) + 1, "12345678", 8), "u64 values do not fit");
 	refuse(with_array(GGUF_STR, 1ull << 61, "12345678", 8), "strings do not fit");
-	refuse(with_array(GGUF_STR, 2, "\1\0\0\0\0\0\0\0a\377\377\0\0\0\0\0\0", 17), "string 1 has 65535 bytes");
-	refuse(with_array(GGUF_STR, 2, "\1\0\0\0\0\0\0\0a\377\377\377\377\377\377\377\377", 17), "string 1 has");
+	refuse(with_array(GGUF_STR, 2, "\1\0\0\0\0\0\0\0a\377\377\0\0\0\0\0\0", 17),
+	       "string 1 has 65535 bytes");
+	refuse(with_array(GGUF_STR, 2, "\1\0\0\0\0\0\0\0a\377\377\377\377\377\377\377\377", 17),
+	       "string 1 has");
 	refuse(with_raw(GGUF_STR, "\377\377\377\377\377\377\377\177", 8), "string 0 has");
 	for (uint64_t align = 0; align < 1ull << 32; align = align ? align * 2 : 1) {
 		(g = fixture())->alignment = align >= 8 && align <= 65536 ? align : 32;
@@ -510,7 +520,8 @@ static void test_bad_tensors(void **state)
 	t->offset = 224;
 	refuse(g, "tensors 'first' and 'second' overlap");
 	g = bent(&t);
-	t->offset = 256 + 128;                  /* its end now lies where the file's last bytes are */
+	/* its end now lies where the file's last bytes are */
+	t->offset = 256 + 128;
 	refuse(g, "tensor 'second' (108 bytes) reaches past the end");
 	g = bent(&t);
 	t->offset = (uint64_t)-32;
@@ -539,7 +550,8 @@ static void test_oddities_are_noticed(void **state)
 	g = accept(gen);
 	assert_null(g->notice);
 	gguf_free(g);
-	gen = fixture();                        /* descriptors need not be in the order of the data */
+	/* descriptors need not be in the order of the data */
+	gen = fixture();
 	a = ggufgen_find(gen, "first");
 	b = ggufgen_find(gen, "third");
 	a->offset = 0;
@@ -553,9 +565,11 @@ static void test_oddities_are_noticed(void **state)
 	assert_int_equal(gguf_parse(&g, p, n, n, "x", NULL), 0);
 	assert_string_equal(g->tensors[0].name, "third");
 	assert_null(g->notice);
-	end = g->tensors[0].offset + g->tensors[0].n_bytes;    /* the last one, without its padding */
+	/* the last one, without its padding */
+	end = g->tensors[0].offset + g->tensors[0].n_bytes;
 	gguf_free(g);
-	for (size_t cut = 1; cut <= end; cut += 3) {    /* cut short: the tensor that is hit is named */
+	/* cut short: the tensor that is hit is named */
+	for (size_t cut = 1; cut <= end; cut += 3) {
 		struct err err = { 0 };
 
 		assert_int_equal(gguf_parse(&g, p, n, end - cut, "x", &err), -EBADMSG);
@@ -564,7 +578,8 @@ static void test_oddities_are_noticed(void **state)
 	free(p);
 }
 
-/* G26, G50 and a vocabulary as large as they come: time and memory grow with the file, no faster. */
+/* G26, G50 and a vocabulary as large as they come: time and memory grow with the file, no
+ * faster. */
 static void test_large_headers(void **state)
 {
 	struct ggufgen *gen = ggufgen_new(1);
@@ -671,7 +686,8 @@ static void test_copied_metadata_is_bounded(void **state)
 		ggufgen_free(gen);
 		assert_int_equal(ftruncate(fd, 4ll << 30), 0);
 		assert_int_equal(gguf_open(&g, fd, "x", &err), -EBADMSG);
-		assert_non_null(strstr(err.text, "key 'hole': the metadata takes more than 128 MiB"));
+		assert_non_null(
+			strstr(err.text, "key 'hole': the metadata takes more than 128 MiB"));
 		if (SLOW == 1)
 			assert_true(peak_kib() - peak < 16 << 10);
 		close(fd);
@@ -698,7 +714,8 @@ static void test_weights_are_not_read(void **state)
 	int fd = memfd_create("x", MFD_CLOEXEC);
 
 	(void)state;
-	gen->tensor[2].n_dims = 2;              /* the last one, claimed to be 1 GiB; a hole in the file */
+	/* the last one, claimed to be 1 GiB; a hole in the file */
+	gen->tensor[2].n_dims = 2;
 	gen->tensor[2].dim[1] = (1 << 30) / 34;
 	p = ggufgen_bytes(gen, &n);
 	assert_int_equal(write(fd, p, n), (ssize_t)n);
@@ -802,8 +819,13 @@ static void test_random_damage(void **state)
 
 static void test_real_models(void **state)
 {
-	static const struct { const char *file; size_t n_kv, n_tensors; uint64_t vocab; } models[] = {
-		{ "smollm2.gguf", 33, 272, 49152 }, { "gemma3.gguf", 33, 236, 262144 },
+	static const struct {
+		const char *file;
+		size_t n_kv, n_tensors;
+		uint64_t vocab;
+	} models[] = {
+		{ "smollm2.gguf", 33, 272, 49152 },
+		{ "gemma3.gguf", 33, 236, 262144 },
 	};
 	const char *dir = getenv("QLLM_MODELS");
 	char path[4096];
@@ -825,7 +847,8 @@ static void test_real_models(void **state)
 		assert_int_equal(gguf_open(&g, fd, path, &err), 0);
 		assert_int_equal(g->n_kv, models[i].n_kv);
 		assert_int_equal(g->n_tensors, models[i].n_tensors);
-		assert_int_equal(gguf_get_arr(g, "tokenizer.ggml.tokens", GGUF_STR, &tokens, &n, &err), 0);
+		assert_int_equal(
+			gguf_get_arr(g, "tokenizer.ggml.tokens", GGUF_STR, &tokens, &n, &err), 0);
 		assert_int_equal(n, models[i].vocab);
 		assert_null(g->notice);
 		gguf_free(g);

@@ -1,5 +1,6 @@
-/* test-hostile - the real daemon against clients that break the rules: each case ends its own connection or request and
- * nothing else. A well-behaved client stays connected through all of them and must get the same answer after each. */
+/* test-hostile - the real daemon against clients that break the rules: each case ends its own
+ * connection or request and nothing else. A well-behaved client stays connected through all of them
+ * and must get the same answer after each. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,12 +26,13 @@
 #include "tests/lib/ggufgen.h"
 #include "tests/lib/raw.h"
 
-/* --- frames -------------------------------------------------------------------------------------------------------- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 static void test_broken_datagrams(void **state)
 {
 	static uint8_t big[FRAME_MAX + 1];
-	static const uint8_t long_varint[] = { 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01 };
+	static const uint8_t long_varint[] = { 0x08, 0xff, 0xff, 0xff, 0xff, 0xff,
+		                               0xff, 0xff, 0xff, 0xff, 0xff, 0x01 };
 	int buf_size = 1 << 20;
 	struct raw_client c;
 
@@ -48,14 +50,16 @@ static void test_broken_datagrams(void **state)
 	raw_send(c.sock, long_varint, sizeof(long_varint), NULL, 0);
 	raw_expect_closed(dup(c.sock));
 	raw_leave(&c);
-	memset(big, 0x1a, sizeof(big));                 /* P5: nested lengths as deep as a frame can go */
+	/* P5: nested lengths as deep as a frame can go */
+	memset(big, 0x1a, sizeof(big));
 	c = raw_join(0);
 	raw_send(c.sock, big, FRAME_MAX, NULL, 0);
 	raw_expect_closed(dup(c.sock));
 	raw_leave(&c);
 }
 
-/* A datagram is a frame: byte by byte means one frame of one byte, and half a frame is a bad frame. */
+/* A datagram is a frame: byte by byte means one frame of one byte, and half a frame is a bad
+ * frame. */
 static void test_cut_frames(void **state)
 {
 	Qllm__Frame frame;
@@ -94,8 +98,10 @@ static void test_many_small_fields(void **state)
 		{ "unknown", false, { 0xc2, 0x3e, 0x01, 'x' }, 4 },
 		{ "unknown in sampling", true, { 0xc0, 0x3e, 0x01 }, 3 },
 	};
-	static const uint8_t generate_63[] = { 0x08, 0x63, 0x92, 0x03, 0x84, 0xfc, 0x03 };     /* of 65028 */
-	static const uint8_t sampling[] = { 0x4a, 0x80, 0xfc, 0x03 };                          /* of 65024 */
+	/* of 65028 */
+	static const uint8_t generate_63[] = { 0x08, 0x63, 0x92, 0x03, 0x84, 0xfc, 0x03 };
+	/* of 65024 */
+	static const uint8_t sampling[] = { 0x4a, 0x80, 0xfc, 0x03 };
 	static uint8_t buf[FRAME_MAX];
 	static struct raw_answer a;
 
@@ -132,16 +138,26 @@ static void test_incomplete_messages(void **state)
 	} rows[] = {
 		{ "load without a name", { 0xe2, 0x01, 0x00 }, 3 },
 		{ "generate without anything", { 0x92, 0x03, 0x00 }, 3 },
-		{ "generate without a prompt", { 0x92, 0x03, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' }, 9 },
+		{ "generate without a prompt",
+		  { 0x92, 0x03, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' },
+		  9 },
 		{ "detokenize without anything", { 0xd2, 0x02, 0x00 }, 3 },
-		{ "template without messages", { 0xe2, 0x02, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' }, 9 },
+		{ "template without messages",
+		  { 0xe2, 0x02, 0x06, 0x0a, 0x04, 't', 'i', 'n', 'y' },
+		  9 },
 		{ "show of an unknown kind",
-		  { 0xc2, 0x01, 0x08, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x10, 0x63 }, 11 },
+		  { 0xc2, 0x01, 0x08, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x10, 0x63 },
+		  11 },
 		{ "a blob of 9 bytes that has no descriptor",
-		  { 0xc2, 0x02, 0x0a, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x02, 0x10, 0x09 }, 13 },
+		  { 0xc2, 0x02, 0x0a, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x02, 0x10, 0x09 },
+		  13 },
 		{ "a blob in descriptor 7 of none",
-		  { 0xc2, 0x02, 0x0c, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x04, 0x10, 0x09, 0x18, 0x07 }, 15 },
-		{ "a name with a NUL", { 0xe2, 0x01, 0x07, 0x0a, 0x05, 't', 'i', 0, 'n', 'y' }, 10 },
+		  { 0xc2, 0x02, 0x0c, 0x0a, 0x04, 't', 'i', 'n', 'y', 0x12, 0x04, 0x10, 0x09, 0x18,
+		    0x07 },
+		  15 },
+		{ "a name with a NUL",
+		  { 0xe2, 0x01, 0x07, 0x0a, 0x05, 't', 'i', 0, 'n', 'y' },
+		  10 },
 		{ "an unknown message", { 0xc2, 0x3e, 0x01, 'x' }, 4 },
 	};
 	struct raw_client c = raw_join(0);
@@ -221,14 +237,16 @@ static void test_rules_of_the_connection(void **state)
 	sock = raw_dial();                                  /* P10: future version */
 	raw_hello(sock, PROTO_VERSION + 1, 0);
 	raw_expect_closed(sock);
-	c = raw_join(0);                                    /* P7: an error, and the connection stays */
+	/* P7: an error, and the connection stays */
+	c = raw_join(0);
 	c.id = 0x63;
 	raw_send(c.sock, unknown_only, sizeof(unknown_only), NULL, 0);
 	assert_int_equal(raw_finish(&c, &a), 0);
 	assert_int_equal(a.code, EXIT_USAGE);
 	raw_ask(&c, &frame, &a);
 	assert_int_equal(a.body, QLLM__FRAME__BODY_STATUS_REPLY);
-	cancel.has_request = true;                      /* P12: another client's id is none of this client's */
+	/* P12: another client's id is none of this client's */
+	cancel.has_request = true;
 	cancel.request = raw_good.id;
 	frame.body_case = QLLM__FRAME__BODY_CANCEL;
 	frame.cancel = &cancel;
@@ -241,7 +259,7 @@ static void test_rules_of_the_connection(void **state)
 	raw_leave(&c);
 }
 
-/* --- parameters ---------------------------------------------------------------------------------------------------- */
+/* --- parameters ------------------------------------------------------------------------------- */
 
 static void test_parameters(void **state)
 {
@@ -323,7 +341,8 @@ static void test_token_ids(void **state)
 
 static void test_model_names(void **state)
 {
-	static const char *const bad[] = { "../../etc/passwd", "", ".", "..", "-x", "a/b", "a\n", "\xff\xfe" };
+	static const char *const bad[] = { "../../etc/passwd", "", ".", "..", "-x", "a/b", "a\n",
+		                           "\xff\xfe" };
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Load load = QLLM__LOAD__INIT;
 	static struct raw_answer a;
@@ -354,7 +373,7 @@ static void test_model_names(void **state)
 	close(fd);
 }
 
-/* --- descriptors ----------------------------------------------------------------------------------------------------- */
+/* --- descriptors ------------------------------------------------------------------------------ */
 
 static void test_fds_where_none_are_due(void **state)
 {
@@ -391,7 +410,8 @@ static void test_import_of_no_file_or_two(void **state)
 	frame.body_case = QLLM__FRAME__BODY_IMPORT;
 	frame.import = &im;
 	assert_int_equal(frame_pack(&frame, &p, &n), 0);
-	for (unsigned i = 0; i < 3; i++) {              /* P16: none, two, one that comes before its frame */
+	/* P16: none, two, one that comes before its frame */
+	for (unsigned i = 0; i < 3; i++) {
 		struct raw_client c = raw_join(0);
 
 		if (i == 2)
@@ -435,7 +455,8 @@ static unsigned open_kinds(int sock, int *fds)
 	fds[n++] = fd_memfd("unsealed", 4096);
 	fds[n++] = sealed("half sealed", 0, 4096, F_SEAL_SHRINK | F_SEAL_GROW);
 	fds[n++] = sealed("too short", 0, 4095, ALL);
-	fds[n++] = sealed("huge pages", MFD_HUGETLB, 2 << 20, ALL);     /* -1 where there are none */
+	/* -1 where there are none */
+	fds[n++] = sealed("huge pages", MFD_HUGETLB, 2 << 20, ALL);
 	return n;
 }
 
@@ -505,7 +526,8 @@ static void test_no_descriptors_left(void **state)
 	int fd = open(raw_model_path, O_RDONLY | O_CLOEXEC);
 
 	(void)state;
-	fds_of_daemon(&max);                                    /* P18: the next descriptor is one too many */
+	/* P18: the next descriptor is one too many */
+	fds_of_daemon(&max);
 	assert_int_equal(prlimit(raw_daemon, RLIMIT_NOFILE, NULL, &old), 0);
 	low = (struct rlimit){ 3, old.rlim_max };
 	assert_int_equal(prlimit(raw_daemon, RLIMIT_NOFILE, &low, NULL), 0);
@@ -527,7 +549,7 @@ static void test_no_descriptors_left(void **state)
 	raw_check_good();
 }
 
-/* --- ring ---------------------------------------------------------------------------------------------------------- */
+/* --- ring ------------------------------------------------------------------------------------- */
 
 static void test_ring_scribbled(void **state)
 {
@@ -540,7 +562,8 @@ static void test_ring_scribbled(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 8; i++) {                      /* R1, R2 */
 		struct raw_client c = raw_join(0);
-		struct ring_in_page *in = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, c.in_fd, 0);
+		struct ring_in_page *in = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+		                               c.in_fd, 0);
 
 		raw_fill_generate(&frame, &g, &s, &prompt, 400);
 		raw_say(c.sock, &frame, 77);
@@ -567,7 +590,8 @@ static void test_never_reads(void **state)
 	static struct raw_answer a;
 
 	(void)state;
-	/* R7: the ring holds some hundred tokens with 20 log-probabilities each; the rest waits, everybody else goes on. */
+	/* R7: the ring holds some hundred tokens with 20 log-probabilities each; the rest waits,
+	 * everybody else goes on. */
 	raw_fill_generate(&frame, &g, &s, &prompt, 480);
 	s.has_logprobs = true;
 	s.logprobs = 20;
@@ -586,7 +610,7 @@ static void test_never_reads(void **state)
 	raw_check_good();
 }
 
-/* --- amounts ------------------------------------------------------------------------------------------------------- */
+/* --- amounts ---------------------------------------------------------------------------------- */
 
 static void test_limits(void **state)
 {
@@ -618,7 +642,8 @@ static void test_limits(void **state)
 			continue;
 		assert_int_equal(raw_next_frame(c.sock, &f), 0);
 		ring_reader_awake(c.ring);
-		busy += f.frame->body_case == QLLM__FRAME__BODY_ERROR && f.frame->error->code == EXIT_BUSY;
+		busy += f.frame->body_case == QLLM__FRAME__BODY_ERROR &&
+		        f.frame->error->code == EXIT_BUSY;
 		n_done += f.frame->body_case == QLLM__FRAME__BODY_DONE;
 		frame_in_deinit(&f);
 	}
@@ -650,7 +675,8 @@ static void test_replies_unread(void **state)
 			usleep(1000);
 		gone = r == -EPIPE || r == -ECONNRESET;
 	}
-	assert_true(gone);                      /* the queue of replies is bounded: the client loses */
+	/* the queue of replies is bounded: the client loses */
+	assert_true(gone);
 	raw_leave(&c);
 	raw_check_good();
 }
@@ -682,7 +708,8 @@ static void test_truncated_model(void **state)
 		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.body, QLLM__FRAME__BODY_ERROR);
 		assert_int_equal(a.code, EXIT_FAILED);
-		raw_ask(&raw_good, &frame, &a);         /* and again: it is not loaded from the cut file */
+		/* and again: it is not loaded from the cut file */
+		raw_ask(&raw_good, &frame, &a);
 		assert_int_equal(a.code, EXIT_FAILED);
 	}
 	close(fd);
@@ -699,7 +726,8 @@ static void test_no_descriptor_is_lost(void **state)
 	test_fds_where_none_are_due(state);
 	test_fds_of_all_kinds(state);
 	test_broken_datagrams(state);
-	for (unsigned i = 0; i < 50; i++) {     /* foreign ones are closed on a thread of their own */
+	/* foreign ones are closed on a thread of their own */
+	for (unsigned i = 0; i < 50; i++) {
 		after = fds_of_daemon(&max);
 		if (after <= before)
 			break;
@@ -708,7 +736,8 @@ static void test_no_descriptor_is_lost(void **state)
 	assert_true(after <= before);
 }
 
-/* Last: a running request is allowed to end, then the daemon goes with exit 0 and takes its socket away. */
+/* Last: a running request is allowed to end, then the daemon goes with exit 0 and takes its socket
+ * away. */
 static void test_terminate(void **state)
 {
 	struct raw_client c = raw_join(0);

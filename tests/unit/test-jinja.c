@@ -1,4 +1,5 @@
-/* test-jinja - what jinja2 makes of the same templates (tests/golden/jinja), and hostile templates against the budgets. */
+/* test-jinja - what jinja2 makes of the same templates (tests/golden/jinja), and hostile templates
+ * against the budgets. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,7 +21,8 @@ static const char *golden(char *buf, size_t size, const char *name)
 	return buf;
 }
 
-static int render(const char *text, size_t n, json_t *vars, const struct jinja_budget *b, struct sbuf *out, struct err *err)
+static int render(const char *text, size_t n, json_t *vars, const struct jinja_budget *b,
+                  struct sbuf *out, struct err *err)
 {
 	struct jinja *j = NULL;
 	int r = jinja_new(&j, text, n, err);
@@ -64,10 +66,11 @@ static void test_golden(void **state)
 			n = strlen(text);
 		want = json_string_value(json_object_get(c, "output"));
 		r = render(text, n, json_object_get(c, "vars"), NULL, &out, &err);
-		if (want ? r != 0 || strcmp(out.p ? out.p : "", want) != 0 : (r != -EINVAL && r != -E2BIG) || !strstr(err.text, "line ")) {
+		if (want ? r != 0 || strcmp(out.p ? out.p : "", want) != 0
+		         : (r != -EINVAL && r != -E2BIG) || !strstr(err.text, "line ")) {
 			print_error("%s %s: %d %s\nwant: %s\ngot: %s\n", name ? name : text,
-				name ? json_string_value(json_object_get(c, "talk")) : "", r, err.text, want ? want : "an error",
-				out.p ? out.p : "");
+			            name ? json_string_value(json_object_get(c, "talk")) : "", r,
+			            err.text, want ? want : "an error", out.p ? out.p : "");
 			bad++;
 		}
 		sbuf_deinit(&out);
@@ -98,26 +101,36 @@ static void test_hostile_templates_spend_their_budget(void **state)
 {
 	static const char *const texts[] = {
 		"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-		"{% macro f(n) %}{{ g(n) }}{% endmacro %}{% macro g(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+		"{% macro f(n) %}{{ g(n) }}{% endmacro %}{% macro g(n) %}{{ f(n) }}{% endmacro "
+		"%}{{ f(1) }}",
 		"{{ range(1000000000) | list | length }}",
 		"{% for i in range(1000000000) %}x{% endfor %}",
-		"{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}{% endfor %}{% endfor %}{% endfor %}",
+		"{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}{% "
+		"endfor %}{% endfor %}{% endfor %}",
 		"{{ 'x' * 1000000000 }}",
-		"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-		"{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
-		"{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l | tojson }}",
-		"{% set ns = namespace(s='x' * 100000) %}{% for i in range(99999) %}{% set q = ns.s | upper | lower %}{% endfor %}",
+		"{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s "
+		"%}{% endfor %}",
+		"{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l "
+		"%}{% endfor %}",
+		"{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% "
+		"endfor %}{{ ns.l | tojson }}",
+		"{% set ns = namespace(s='x' * 100000) %}{% for i in range(99999) %}{% set q = "
+		"ns.s | upper | lower %}{% endfor %}",
 		"{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
-		"{% set s = 'a b ' * 100000 %}{% for i in range(99999) %}{% set q = s.split() %}{% endfor %}",
-		"{% set s = 'ab' * 100000 %}{% for i in range(99999) %}{% set q = s | replace('a', 'bb') %}{% endfor %}",
+		"{% set s = 'a b ' * 100000 %}{% for i in range(99999) %}{% set q = s.split() %}{% "
+		"endfor %}",
+		"{% set s = 'ab' * 100000 %}{% for i in range(99999) %}{% set q = s | replace('a', "
+		"'bb') %}{% endfor %}",
 		"{% set a = range(50000) | list %}{{ a | map('string') | unique | list | length }}",
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
 		expect_spent(texts[i], texts[i], strlen(texts[i]), NULL);
-	expect_spent("output", "{% for i in range(100) %}0123456789{% endfor %}", 47, &(struct jinja_budget){ .output = 999 });
-	expect_spent("steps", "{% for i in range(100) %}0{% endfor %}", 38, &(struct jinja_budget){ .steps = 50 });
+	expect_spent("output", "{% for i in range(100) %}0123456789{% endfor %}", 47,
+	             &(struct jinja_budget){ .output = 999 });
+	expect_spent("steps", "{% for i in range(100) %}0{% endfor %}", 38,
+	             &(struct jinja_budget){ .steps = 50 });
 }
 
 static void repeat_into(struct sbuf *s, const char *what, size_t times)
@@ -129,11 +142,14 @@ static void repeat_into(struct sbuf *s, const char *what, size_t times)
 static void test_deep_and_huge_texts(void **state)
 {
 	static const struct { const char *open, *middle, *close; } shapes[] = {
-		{ "(", "1", ")" }, { "[", "1", "]" }, { "{1:", "1", "}" }, { "- ", "1", "" }, { "not ", "1", "" },
-		{ "f(", "1", ")" }, { "a[", "1", "]" }, { "1 if 1 else ", "1", "" }, { "a|default(", "1", ")" },
+		{ "(", "1", ")" },  { "[", "1", "]" },           { "{1:", "1", "}" },
+		{ "- ", "1", "" },  { "not ", "1", "" },         { "f(", "1", ")" },
+		{ "a[", "1", "]" }, { "1 if 1 else ", "1", "" }, { "a|default(", "1", ")" },
 	};
-	static const char *const blocks[][2] = { { "{% if 1 %}", "{% endif %}" }, { "{% for i in [1] %}", "{% endfor %}" },
-		{ "{% set x %}", "{% endset %}" }, { "{% filter upper %}", "{% endfilter %}" } };
+	static const char *const blocks[][2] = { { "{% if 1 %}", "{% endif %}" },
+		                                 { "{% for i in [1] %}", "{% endfor %}" },
+		                                 { "{% set x %}", "{% endset %}" },
+		                                 { "{% filter upper %}", "{% endfilter %}" } };
 	struct sbuf s = { 0 };
 
 	(void)state;
@@ -189,10 +205,15 @@ static void test_deep_and_huge_texts(void **state)
 static void test_messages_name_line_and_construct(void **state)
 {
 	static const struct { const char *text, *says; } cases[] = {
-		{ "a\n\n{% nosuch %}", "line 3" }, { "a\n{{ 1 | nosuch }}", "line 2: the filter \"nosuch\"" },
-		{ "{% if 1 %}\n\nx", "endif" }, { "\n{{ 'abc", "line 2: a string has no end" }, { "{# x", "comment" },
-		{ "{{ raise_exception('No tools\n!') }}", "No tools\\x0a!" }, { "\n\n{{ a.b }}", "line 3" },
-		{ "{{ f(1) }}", "\"f\" cannot be called" }, { "\xff", "UTF-8" },
+		{ "a\n\n{% nosuch %}", "line 3" },
+		{ "a\n{{ 1 | nosuch }}", "line 2: the filter \"nosuch\"" },
+		{ "{% if 1 %}\n\nx", "endif" },
+		{ "\n{{ 'abc", "line 2: a string has no end" },
+		{ "{# x", "comment" },
+		{ "{{ raise_exception('No tools\n!') }}", "No tools\\x0a!" },
+		{ "\n\n{{ a.b }}", "line 3" },
+		{ "{{ f(1) }}", "\"f\" cannot be called" },
+		{ "\xff", "UTF-8" },
 	};
 	json_t *vars = json_object();
 
@@ -201,7 +222,9 @@ static void test_messages_name_line_and_construct(void **state)
 		struct sbuf out = { 0 };
 		struct err err = { 0 };
 
-		assert_int_equal(render(cases[i].text, strlen(cases[i].text), vars, NULL, &out, &err), -EINVAL);
+		assert_int_equal(
+			render(cases[i].text, strlen(cases[i].text), vars, NULL, &out, &err),
+			-EINVAL);
 		if (!strstr(err.text, cases[i].says))
 			fail_msg("\"%s\" does not say \"%s\"", err.text, cases[i].says);
 		assert_int_equal(out.n, 0);
@@ -210,7 +233,8 @@ static void test_messages_name_line_and_construct(void **state)
 	json_decref(vars);
 }
 
-/* Every prefix and every single-byte change of a real template parses or fails; nothing crashes or leaks. */
+/* Every prefix and every single-byte change of a real template parses or fails; nothing crashes or
+ * leaks. */
 static void test_damaged_templates(void **state)
 {
 	static const char junk[] = "{}%#'\"([|.-\n\\";
@@ -243,8 +267,10 @@ static void test_damaged_templates(void **state)
 
 static void test_every_allocation_may_fail(void **state)
 {
-	static const char text[] = "{% macro f(a, b=1) %}{{ a ~ b }}{% endmacro %}{% for m in messages if m.x %}{{ f(m.x | upper) }}"
-		"{{ m | tojson }}{{ [1, 2][::-1] }}{% endfor %}{% set ns = namespace(a='b') %}{{ ns.a.split('b') | length }}";
+	static const char text[] =
+		"{% macro f(a, b=1) %}{{ a ~ b }}{% endmacro %}{% for m in messages if m.x %}{{ "
+		"f(m.x | upper) }}{{ m | tojson }}{{ [1, 2][::-1] }}{% endfor %}{% set ns = "
+		"namespace(a='b') %}{{ ns.a.split('b') | length }}";
 	json_t *vars = json_pack("{s:[{s:s}]}", "messages", "x", "y");
 	bool done = false;
 

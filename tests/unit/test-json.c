@@ -1,8 +1,9 @@
-/* test-json - JSON that a client sends raw: messages and tools of Template and Generate. Nothing but the
- * daemon's own parser stands before it here; qllmctl's is test-ctl's and tests/system's matter.
+/* test-json - JSON that a client sends raw: messages and tools of Template and Generate. Nothing
+ * but the daemon's own parser stands before it here; qllmctl's is test-ctl's and tests/system's
+ * matter.
  *
- * Bad text is refused with exit code 2 and one sentence that names the argument; odd but right text is
- * accepted; and either way the well-behaved client gets its answer afterwards. */
+ * Bad text is refused with exit code 2 and one sentence that names the argument; odd but right text
+ * is accepted; and either way the well-behaved client gets its answer afterwards. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -87,22 +88,62 @@ static void accept(const char *model, const char *text, size_t n)
 		fail_msg("%.60s: code %u: %s", text, a.code, a.text);
 }
 
-/* --- text that is no JSON ------------------------------------------------------------------------------ */
+/* --- text that is no JSON --------------------------------------------------------------------- */
 
 static void test_bad_text(void **state)
 {
 	static const char *const bad[] = {
-		WITH("1e400"), WITH("-1e400"), WITH("NaN"), WITH("Infinity"), WITH("-Infinity"), /* J2 */
-		WITH("18446744073709551616"), WITH("-9223372036854775809"), WITH("01"), WITH("+1"), WITH("0x1"),
-		WITH("\"\\ud800\""), WITH("\"\\udc00\""), WITH("\"\\ud800\\u0041\""),           /* J3 */
-		WITH("\"\\u0000\""), WITH("\"\\u00\""), WITH("\"\\x41\""), WITH("\"\xc0\xaf\""),
-		WITH("\"\xe0\x80\xaf\""), WITH("\"\xf0\x80\x80\xaf\""), WITH("\"\xed\xa0\x80\""),
-		WITH("\"\xf4\x90\x80\x80\""), WITH("\"\xff\""), WITH("\"\xe2\x82\""), WITH("\"a\nb\""),
+		/* J2 */
+		WITH("1e400"),
+		WITH("-1e400"),
+		WITH("NaN"),
+		WITH("Infinity"),
+		WITH("-Infinity"),
+		WITH("18446744073709551616"),
+		WITH("-9223372036854775809"),
+		WITH("01"),
+		WITH("+1"),
+		WITH("0x1"),
+		/* J3 */
+		WITH("\"\\ud800\""),
+		WITH("\"\\udc00\""),
+		WITH("\"\\ud800\\u0041\""),
+		WITH("\"\\u0000\""),
+		WITH("\"\\u00\""),
+		WITH("\"\\x41\""),
+		WITH("\"\xc0\xaf\""),
+		WITH("\"\xe0\x80\xaf\""),
+		WITH("\"\xf0\x80\x80\xaf\""),
+		WITH("\"\xed\xa0\x80\""),
+		WITH("\"\xf4\x90\x80\x80\""),
+		WITH("\"\xff\""),
+		WITH("\"\xe2\x82\""),
+		WITH("\"a\nb\""),
 		HEAD "\"\\u0000\":1}]",
-		HEAD "\"role\":\"user\"}]", WITH("{\"a\":1,\"a\":2}"),                          /* J4 */
-		HEAD "}]", WITH("[1,]"), WITH("[1 2]"), WITH("1") "x", WITH("1") "[]", WITH("1") ",", /* J5 */
-		"[{\"role\":\"user\",\"content\":\"hi\"", "[", "{", "\"", "", " ", "nul", "[//\n]", "['a']",
-		"\xef\xbb\xbf[]", "\xff\xfe[", "{}", "null", "\"text\"", "1",
+		/* J4 */
+		HEAD "\"role\":\"user\"}]",
+		WITH("{\"a\":1,\"a\":2}"),
+		HEAD "}]",
+		WITH("[1,]"),
+		WITH("[1 2]"),
+		WITH("1") "x",
+		WITH("1") "[]",
+		WITH("1") ",", /* J5 */
+		"[{\"role\":\"user\",\"content\":\"hi\"",
+		"[",
+		"{",
+		"\"",
+		"",
+		" ",
+		"nul",
+		"[//\n]",
+		"['a']",
+		"\xef\xbb\xbf[]",
+		"\xff\xfe[",
+		"{}",
+		"null",
+		"\"text\"",
+		"1",
 	};
 	static const char nul[] = "[{\"role\":\"user\",\"content\":\"h\0i\"}]";
 
@@ -114,11 +155,13 @@ static void test_bad_text(void **state)
 	raw_check_good();
 }
 
-static char *repeat(const char *head, const char *open, size_t n, const char *middle, const char *close,
-                    const char *tail)
+static char *repeat(const char *head, const char *open, size_t n, const char *middle,
+                    const char *close, const char *tail)
 {
 	size_t n_open = strlen(open), n_close = strlen(close);
-	char *text = malloc(strlen(head) + n * (n_open + n_close) + strlen(middle) + strlen(tail) + 1), *p;
+	char *text = malloc(strlen(head) + n * (n_open + n_close) + strlen(middle) + strlen(tail) +
+	                    1),
+	     *p;
 
 	p = stpcpy(text, head);
 	for (size_t i = 0; i < n; i++)
@@ -133,7 +176,10 @@ static char *repeat(const char *head, const char *open, size_t n, const char *mi
 static void test_deep_text(void **state)
 {
 	static const struct { const char *open, *middle, *close; } shapes[] = {
-		{ "[", "1", "]" }, { "{\"a\":", "1", "}" }, { "[{\"a\":", "1", "}]" }, { "[", "", "" },
+		{ "[", "1", "]" },
+		{ "{\"a\":", "1", "}" },
+		{ "[{\"a\":", "1", "}]" },
+		{ "[", "", "" },
 	};
 
 	(void)state;
@@ -161,19 +207,29 @@ static void test_long_numbers(void **state)
 	refuse(text, strlen(text));
 	free(text);
 	text = repeat(HEAD "\"x\":0.", "7", 1 << 20, "", "", "}]");
-	accept("tiny", text, strlen(text));                     /* a long way to write a right number */
+	/* a long way to write a right number */
+	accept("tiny", text, strlen(text));
 	free(text);
 	raw_check_good();
 }
 
-/* --- JSON that is no conversation ---------------------------------------------------------------------- */
+/* --- JSON that is no conversation ------------------------------------------------------------- */
 
 static void test_wrong_types(void **state)
 {
-	static const char *const bad[] = {                      /* J7 */
-		"[]", "[1]", "[null]", "[[]]", "[\"user\"]", "[{}]", "[{\"content\":\"hi\"}]",
-		"[{\"role\":1,\"content\":\"hi\"}]", "[{\"role\":null,\"content\":\"hi\"}]",
-		"[{\"role\":[\"user\"],\"content\":\"hi\"}]", "[{\"role\":\"user\",\"content\":\"hi\"},7]",
+	static const char *const bad[] = {
+		/* J7 */
+		"[]",
+		"[1]",
+		"[null]",
+		"[[]]",
+		"[\"user\"]",
+		"[{}]",
+		"[{\"content\":\"hi\"}]",
+		"[{\"role\":1,\"content\":\"hi\"}]",
+		"[{\"role\":null,\"content\":\"hi\"}]",
+		"[{\"role\":[\"user\"],\"content\":\"hi\"}]",
+		"[{\"role\":\"user\",\"content\":\"hi\"},7]",
 	};
 	static const char *const no_text[] = { "null", "7", "true", "{}", "[1]", "1.5" };
 	char text[100];
@@ -199,9 +255,18 @@ static void test_wrong_types(void **state)
 static void test_odd_but_right(void **state)
 {
 	static const char *const fine[] = {
-		WITH("-0"), WITH("-0.0"), WITH("1e-400"), WITH("9223372036854775807"), WITH("1E2"),
-		WITH("\"\\ud83d\\ude00\""), WITH("\"\xf4\x8f\xbf\xbf\""), WITH("\"\\/\\b\\u007f\""), WITH("\"\""),
-		" \t\r\n" WITH("null") " \n", "[{\"role\":\"\",\"content\":\"\"}]", HEAD "\"\":1}]",
+		WITH("-0"),
+		WITH("-0.0"),
+		WITH("1e-400"),
+		WITH("9223372036854775807"),
+		WITH("1E2"),
+		WITH("\"\\ud83d\\ude00\""),
+		WITH("\"\xf4\x8f\xbf\xbf\""),
+		WITH("\"\\/\\b\\u007f\""),
+		WITH("\"\""),
+		" \t\r\n" WITH("null") " \n",
+		"[{\"role\":\"\",\"content\":\"\"}]",
+		HEAD "\"\":1}]",
 	};
 
 	(void)state;
@@ -210,20 +275,28 @@ static void test_odd_but_right(void **state)
 	raw_check_good();
 }
 
-/* The parser takes 2,048 levels. A template that looks at all of them meets its own limit of depth, or says
- * what it saw; the stack of the thread that renders it holds either way. */
+/* The parser takes 2,048 levels. A template that looks at all of them meets its own limit of depth,
+ * or says what it saw; the stack of the thread that renders it holds either way. */
 static void test_deep_values_in_a_template(void **state)
 {
 	static const char *const templates[] = {
-		"{{ messages }}", "{{ messages | tojson }}", "{{ messages | tojson(indent=2) }}",
-		"{{ messages == messages[:] }}", "{{ messages[0].x in [messages[1].x] }}", "{{ [messages] | string }}",
+		"{{ messages }}",
+		"{{ messages | tojson }}",
+		"{{ messages | tojson(indent=2) }}",
+		"{{ messages == messages[:] }}",
+		"{{ messages[0].x in [messages[1].x] }}",
+		"{{ [messages] | string }}",
 		"{% set ns = namespace(v=messages[0].x) %}{% for i in range(1990) %}"
-		"{% if ns.v is not mapping and ns.v is not number %}{% set ns.v = ns.v[0] %}{% endif %}{% endfor %}{{ ns.v }}",
+		"{% if ns.v is not mapping and ns.v is not number %}{% set ns.v = ns.v[0] %}{% "
+		"endif %}{% endfor %}{{ ns.v }}",
 	};
 	char path[100], *deep = repeat("", "[", 2000, "1", "]", ""), *text = malloc(20000);
 
 	(void)state;
-	snprintf(text, 20000, HEAD "\"x\":%s}," "{\"role\":\"user\",\"content\":\"hi\",\"x\":%s}]", deep, deep);
+	snprintf(text, 20000,
+	         HEAD "\"x\":%s},"
+	              "{\"role\":\"user\",\"content\":\"hi\",\"x\":%s}]",
+	         deep, deep);
 	snprintf(path, sizeof(path), "%s/deep.gguf", raw_dir);
 	for (size_t i = 0; i < ARRAY_SIZE(templates); i++) {
 		char name[16];

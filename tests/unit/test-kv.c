@@ -1,5 +1,5 @@
-/* kv: pages are distinct and where the shape says, a full pool and a failed allocation leave a sequence as it was,
- * pages come back. */
+/* kv: pages are distinct and where the shape says, a full pool and a failed allocation leave a
+ * sequence as it was, pages come back. */
 #include "engine/kv.h"
 #include "base/mem.h"
 #include "base/num.h"
@@ -33,8 +33,10 @@ static void test_every_tile_is_its_own(void **state)
 		for (unsigned i = 0; i < 2; i++)
 			for (uint32_t p = 0; p < 3; p++)
 				for (uint32_t t = 0; t < 12; t++) {
-					uint16_t *tile = t % 2 ? kv_seq_v(seqs[i], p, t / 4, t / 2 % 2)
-					                       : kv_seq_k(seqs[i], p, t / 4, t / 2 % 2);
+					uint16_t *tile = t % 2 ? kv_seq_v(seqs[i], p, t / 4,
+					                                  t / 2 % 2)
+					                       : kv_seq_k(seqs[i], p, t / 4,
+					                                  t / 2 % 2);
 
 					mark++;
 					assert_int_equal((uintptr_t)tile % 64, 0);
@@ -134,7 +136,9 @@ static void test_every_allocation_may_fail(void **state)
 static void test_bad_shapes(void **state)
 {
 	const struct kv_shape none = { .n_layer = 0, .n_kv_head = 1, .head_dim = 16 };
-	const struct kv_shape huge = { .n_layer = UINT32_MAX, .n_kv_head = UINT32_MAX, .head_dim = UINT32_MAX };
+	const struct kv_shape huge = { .n_layer = UINT32_MAX,
+		                       .n_kv_head = UINT32_MAX,
+		                       .head_dim = UINT32_MAX };
 	struct kv_pool *kv = NULL;
 
 	(void)state;

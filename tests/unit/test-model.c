@@ -1,4 +1,5 @@
-/* Models: what a header says, tensors in their slots, everything that must be refused, and the scan for NaN. */
+/* Models: what a header says, tensors in their slots, everything that must be refused, and the scan
+ * for NaN. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -55,13 +56,14 @@ static void refuse(struct ggufgen *g, const char *says)
 }
 static struct ggufgen *tiny(const char *arch)
 {
-	return ggufgen_tiny(&(struct ggufgen_tiny){ .arch = arch, .spm = strcmp(arch, "gemma3") == 0 });
+	return ggufgen_tiny(
+		&(struct ggufgen_tiny){ .arch = arch, .spm = strcmp(arch, "gemma3") == 0 });
 }
 
 static void test_llama(void **state)
 {
-	struct ggufgen *g = ggufgen_tiny(&(struct ggufgen_tiny){ .n_layer = 3, .type = QTYPE_Q4_0, .embd_type = QTYPE_Q8_0,
-	                                                         .rope_freqs = true });
+	struct ggufgen *g = ggufgen_tiny(&(struct ggufgen_tiny){
+		.n_layer = 3, .type = QTYPE_Q4_0, .embd_type = QTYPE_Q8_0, .rope_freqs = true });
 	struct footprint fp;
 	struct model *m;
 
@@ -83,7 +85,8 @@ static void test_llama(void **state)
 	assert_int_equal(m->hp.ffn, FFN_SILU_GATED);
 	assert_int_equal(m->hp.window, 0);
 	assert_true(m->hp.rope_base == 500000 && m->hp.rope_scale == 1 && m->hp.embd_scale == 1);
-	assert_true(m->hp.attn_scale == .25f && m->hp.attn_softcap == 0 && m->hp.final_softcap == 0);
+	assert_true(m->hp.attn_scale == .25f && m->hp.attn_softcap == 0 &&
+	            m->hp.final_softcap == 0);
 	assert_true(m->hp.norm_eps == 1e-5f);
 	assert_ptr_equal(m->w[SLOT_OUTPUT].data, m->w[SLOT_TOKEN_EMBD].data);
 	assert_int_equal(m->w[SLOT_TOKEN_EMBD].row_bytes, 68);
@@ -95,8 +98,10 @@ static void test_llama(void **state)
 	assert_string_equal(m->layers[2].w[SLOT_FFN_DOWN].tensor->name, "blk.2.ffn_down.weight");
 	assert_null(m->layers[0].w[SLOT_ATTN_Q_BIAS].data);
 	assert_false(m->layers[0].windowed);
-	/* q, k, v, out 64 x (64 + 32 + 32 + 64), gate, up, down 3 x 64 x 128, at 18 bytes for 32; two norms a layer. */
-	assert_int_equal(m->bytes_per_token, 3 * ((12288 + 24576) / 32 * 18 + 2 * 256) + 256 + 32 + 320 * 68 + 68);
+	/* q, k, v, out 64 x (64 + 32 + 32 + 64), gate, up, down 3 x 64 x 128, at 18 bytes for 32;
+	 * two norms a layer. */
+	assert_int_equal(m->bytes_per_token,
+	                 3 * ((12288 + 24576) / 32 * 18 + 2 * 256) + 256 + 32 + 320 * 68 + 68);
 	assert_int_equal(m->n_params, 3 * (12288 + 24576 + 128) + 64 + 8 + 320 * 64);
 	assert_int_equal(m->n_bytes, m->bytes_per_token - 68);
 	assert_non_null(m->jinja);
@@ -105,13 +110,16 @@ static void test_llama(void **state)
 	assert_int_equal(fp.weights, m->n_bytes);
 	assert_int_equal(fp.kv_per_token, 3 * 2 * 2 * 16 * 2);
 	assert_int_equal(fp.kv_page, fp.kv_per_token * KV_PAGE);
-	assert_int_equal(fp.activations, 10 * (4 * (3 * 64 + 2 * 64 + 2 * 32 + 2 * 128 + 16) + 128 + 96) + 2 * 320 * 4);
+	assert_int_equal(fp.activations,
+	                 10 * (4 * (3 * 64 + 2 * 64 + 2 * 32 + 2 * 128 + 16) + 128 + 96) +
+	                         2 * 320 * 4);
 	assert_int_equal(model_verify(m, NULL, NULL), 0);
 	model_unref(m);
 }
 static void test_qwen2(void **state)
 {
-	struct model *m = accept(ggufgen_tiny(&(struct ggufgen_tiny){ .arch = "qwen2", .untied = true, .type = QTYPE_F16 }));
+	struct model *m = accept(ggufgen_tiny(
+		&(struct ggufgen_tiny){ .arch = "qwen2", .untied = true, .type = QTYPE_F16 }));
 
 	(void)state;
 	assert_int_equal(m->hp.rope, ROPE_NEOX);
@@ -127,7 +135,8 @@ static void test_qwen2(void **state)
 }
 static void test_gemma3(void **state)
 {
-	struct ggufgen *g = ggufgen_tiny(&(struct ggufgen_tiny){ .arch = "gemma3", .spm = true, .n_layer = 7, .head_dim = 32 });
+	struct ggufgen *g = ggufgen_tiny(&(struct ggufgen_tiny){
+		.arch = "gemma3", .spm = true, .n_layer = 7, .head_dim = 32 });
 	struct model *m;
 
 	(void)state;
@@ -148,8 +157,8 @@ static void test_gemma3(void **state)
 }
 
 /* A header alone, changed by one key, read by model_hparams. */
-static int hparams_with(const char *arch, void (*bend)(struct ggufgen *, const void *), const void *arg, struct hparams *hp,
-                        struct err *err)
+static int hparams_with(const char *arch, void (*bend)(struct ggufgen *, const void *),
+                        const void *arg, struct hparams *hp, struct err *err)
 {
 	struct ggufgen *gen = ggufgen_tiny(&(struct ggufgen_tiny){ .arch = arch, .n_layer = 3 });
 	struct gguf *g;
@@ -212,22 +221,43 @@ static void test_optional_numbers(void **state)
 	assert_true(hp.rope_scale == 1);
 	assert_int_equal(hparams_with("llama", put_scaling, "yarn", &hp, &err), -ENOTSUP);
 	assert_non_null(strstr(err.text, "'yarn'"));
-	assert_int_equal(hparams_with("llama", put_f32, &(struct f32_key){ "llama.rope.scale_linear", 2 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_f32,
+	                              &(struct f32_key){ "llama.rope.scale_linear", 2 }, &hp, NULL),
+	                 0);
 	assert_true(hp.rope_scale == .5f);
-	assert_int_equal(hparams_with("llama", put_f32, &(struct f32_key){ "llama.attention.scale", .5f }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_f32,
+	                              &(struct f32_key){ "llama.attention.scale", .5f }, &hp, NULL),
+	                 0);
 	assert_true(hp.attn_scale == .5f);
-	assert_int_equal(hparams_with("llama", put_f32, &(struct f32_key){ "llama.attention.scale", 0 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_f32,
+	                              &(struct f32_key){ "llama.attention.scale", 0 }, &hp, NULL),
+	                 0);
 	assert_true(hp.attn_scale == .25f);
-	assert_int_equal(hparams_with("llama", put_f32, &(struct f32_key){ "llama.final_logit_softcapping", 30 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_f32,
+	                              &(struct f32_key){ "llama.final_logit_softcapping", 30 }, &hp,
+	                              NULL),
+	                 0);
 	assert_true(hp.final_softcap == 30);
-	assert_int_equal(hparams_with("llama", put_u32, &(struct u32_key){ "llama.rope.dimension_count", 8 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_u32,
+	                              &(struct u32_key){ "llama.rope.dimension_count", 8 }, &hp,
+	                              NULL),
+	                 0);
 	assert_int_equal(hp.n_rot, 8);
-	assert_int_equal(hparams_with("llama", put_u32, &(struct u32_key){ "llama.attention.sliding_window", 9 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("llama", put_u32,
+	                              &(struct u32_key){ "llama.attention.sliding_window", 9 }, &hp,
+	                              NULL),
+	                 0);
 	assert_int_equal(hp.window, 0);         /* not a feature of the family */
-	assert_int_equal(hparams_with("gemma3", put_u32, &(struct u32_key){ "gemma3.attention.sliding_window_pattern", 2 },
-	                              &hp, NULL), 0);
+	assert_int_equal(
+		hparams_with("gemma3", put_u32,
+	                     &(struct u32_key){ "gemma3.attention.sliding_window_pattern", 2 }, &hp,
+	                     NULL),
+		0);
 	assert_int_equal(hp.window_period, 2);
-	assert_int_equal(hparams_with("gemma3", put_f32, &(struct f32_key){ "gemma3.rope.freq_base_swa", 20000 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("gemma3", put_f32,
+	                              &(struct f32_key){ "gemma3.rope.freq_base_swa", 20000 }, &hp,
+	                              NULL),
+	                 0);
 	assert_true(hp.rope_base_local == 20000);
 	assert_int_equal(hparams_with("gemma3", put_flags, "\1\0\1", &hp, NULL), 0);
 	assert_int_equal(hp.window_period, 2);
@@ -236,12 +266,15 @@ static void test_optional_numbers(void **state)
 	err_clear(&err);
 	assert_int_equal(hparams_with("gemma3", put_flags, "\1\0\0", &hp, &err), -ENOTSUP);
 	assert_non_null(strstr(err.text, "alternate"));
-	assert_int_equal(hparams_with("gemma3", put_u32, &(struct u32_key){ "gemma3.block_count", 62 }, &hp, NULL), 0);
+	assert_int_equal(hparams_with("gemma3", put_u32,
+	                              &(struct u32_key){ "gemma3.block_count", 62 }, &hp, NULL),
+	                 0);
 	assert_true(hp.attn_scale == 1 / sqrtf(64 / 4));
 	assert_int_equal(hparams_with("llama", put_heads, (uint32_t[]){ 4, 4, 4 }, &hp, NULL), 0);
 	assert_int_equal(hp.n_head, 4);
 	err_clear(&err);
-	assert_int_equal(hparams_with("llama", put_heads, (uint32_t[]){ 4, 4, 2 }, &hp, &err), -ENOTSUP);
+	assert_int_equal(hparams_with("llama", put_heads, (uint32_t[]){ 4, 4, 2 }, &hp, &err),
+	                 -ENOTSUP);
 	assert_non_null(strstr(err.text, "differs between layers (4 in layer 0, 2 in layer 2)"));
 }
 
@@ -262,7 +295,8 @@ static void test_refuses_senseless_numbers(void **state)
 		{ "llama.block_count", 3, "tensor 'blk.2.attn_norm.weight' is missing" },
 		{ "llama.context_length", 0, "context_length' is 0" },
 		{ "llama.embedding_length", 0, "embedding_length' is 0" },
-		{ "llama.embedding_length", 32, "'token_embd.weight' is of 64 x 320 x 1 x 1 elements, 32 x 320" },
+		{ "llama.embedding_length", 32,
+		  "'token_embd.weight' is of 64 x 320 x 1 x 1 elements, 32 x 320" },
 		{ "llama.feed_forward_length", 0, "feed_forward_length' is 0" },
 		{ "llama.feed_forward_length", 130, "'blk.0.ffn_gate.weight' is of 64 x 128" },
 		{ "llama.rope.dimension_count", 0, "dimension_count' is 0" },
@@ -271,16 +305,27 @@ static void test_refuses_senseless_numbers(void **state)
 		{ "llama.expert_used_count", 2, "there are only 0 experts" },
 	};
 	static const struct { const char *key; float value; } floats[] = {
-		{ "llama.rope.freq_base", 0 }, { "llama.rope.freq_base", -1 }, { "llama.rope.freq_base", NAN },
-		{ "llama.rope.freq_base", INFINITY }, { "llama.attention.layer_norm_rms_epsilon", 0 },
-		{ "llama.attention.layer_norm_rms_epsilon", NAN }, { "llama.attention.layer_norm_rms_epsilon", -1e-5f },
-		{ "llama.attention.scale", NAN }, { "llama.attn_logit_softcapping", -1 },
-		{ "llama.rope.scaling.factor", NAN }, { "llama.rope.scaling.factor", -2 },
+		{ "llama.rope.freq_base", 0 },
+		{ "llama.rope.freq_base", -1 },
+		{ "llama.rope.freq_base", NAN },
+		{ "llama.rope.freq_base", INFINITY },
+		{ "llama.attention.layer_norm_rms_epsilon", 0 },
+		{ "llama.attention.layer_norm_rms_epsilon", NAN },
+		{ "llama.attention.layer_norm_rms_epsilon", -1e-5f },
+		{ "llama.attention.scale", NAN },
+		{ "llama.attn_logit_softcapping", -1 },
+		{ "llama.rope.scaling.factor", NAN },
+		{ "llama.rope.scaling.factor", -2 },
 		{ "llama.rope.scaling.factor", 1e-30f },
 	};
 	static const char *const needed[] = {
-		"general.architecture", "llama.attention.head_count", "llama.block_count", "llama.context_length",
-		"llama.embedding_length", "llama.feed_forward_length", "llama.attention.layer_norm_rms_epsilon",
+		"general.architecture",
+		"llama.attention.head_count",
+		"llama.block_count",
+		"llama.context_length",
+		"llama.embedding_length",
+		"llama.feed_forward_length",
+		"llama.attention.layer_norm_rms_epsilon",
 		"tokenizer.ggml.tokens",
 	};
 	char says[128], *big = calloc(1, 1 << 20);
@@ -306,16 +351,19 @@ static void test_refuses_senseless_numbers(void **state)
 	refuse_file(g, -ENOTSUP, "aaaa");
 	free(big);
 	ggufgen_str(g = tiny("llama"), "general.architecture", "mam\x01""ba");
-	refuse_file(g, -ENOTSUP, "architecture 'mam\\x01ba' is not supported; llama, qwen2, gemma3 are");
+	refuse_file(g, -ENOTSUP,
+	            "architecture 'mam\\x01ba' is not supported; llama, qwen2, gemma3 are");
 	ggufgen_u32(g = tiny("llama"), "general.architecture", 7);
 	refuse(g, "is of kind u32, a string is needed");
 	ggufgen_str(g = tiny("llama"), "llama.block_count", "two");
 	refuse(g, "'llama.block_count' is of kind string");
 	ggufgen_num(g = tiny("llama"), "llama.embedding_length", GGUF_I32, &(int32_t){ -64 });
 	refuse(g, "'llama.embedding_length' is negative");
-	ggufgen_arr(g = tiny("llama"), "llama.attention.head_count", GGUF_U32, (uint32_t[]){ 4 }, 1);
+	ggufgen_arr(g = tiny("llama"), "llama.attention.head_count", GGUF_U32, (uint32_t[]){ 4 },
+	            1);
 	refuse(g, "has 1 values for 2 layers");
-	ggufgen_arr(g = tiny("llama"), "llama.attention.head_count", GGUF_F32, (float[]){ 4, 4 }, 2);
+	ggufgen_arr(g = tiny("llama"), "llama.attention.head_count", GGUF_F32, (float[]){ 4, 4 },
+	            2);
 	refuse(g, "is an array of f32");
 	ggufgen_drop(g = tiny("llama"), "llama.attention.key_length");
 	ggufgen_u32(g, "llama.attention.head_count", 6);
@@ -338,9 +386,10 @@ static void test_refuses_senseless_numbers(void **state)
 static void test_refuses_tensors_that_do_not_fit(void **state)
 {
 	static const char *const needed[] = {
-		"token_embd.weight", "output_norm.weight", "blk.1.attn_norm.weight", "blk.0.attn_q.weight",
-		"blk.1.attn_k.weight", "blk.1.attn_v.weight", "blk.0.attn_output.weight", "blk.1.ffn_norm.weight",
-		"blk.1.ffn_gate.weight", "blk.1.ffn_up.weight", "blk.1.ffn_down.weight",
+		"token_embd.weight",        "output_norm.weight",    "blk.1.attn_norm.weight",
+		"blk.0.attn_q.weight",      "blk.1.attn_k.weight",   "blk.1.attn_v.weight",
+		"blk.0.attn_output.weight", "blk.1.ffn_norm.weight", "blk.1.ffn_gate.weight",
+		"blk.1.ffn_up.weight",      "blk.1.ffn_down.weight",
 	};
 	struct ggufgen *g;
 	char says[128];
@@ -407,9 +456,11 @@ static void test_refuses_bad_vocabularies(void **state)
 	(void)state;
 	ggufgen_strs(g = tiny("llama"), "tokenizer.ggml.tokens", few, 3);
 	refuse(g, "'token_embd.weight' is of 64 x 320 x 1 x 1 elements, 64 x 3 are needed");
-	ggufgen_arr(g = tiny("gemma3"), "tokenizer.ggml.scores", GGUF_U8, bytes, GGUFGEN_TINY_VOCAB);
+	ggufgen_arr(g = tiny("gemma3"), "tokenizer.ggml.scores", GGUF_U8, bytes,
+	            GGUFGEN_TINY_VOCAB);
 	refuse(g, "tokenizer.ggml.scores");
-	ggufgen_arr(g = tiny("llama"), "tokenizer.ggml.token_type", GGUF_I32, types, GGUFGEN_TINY_VOCAB - 1);
+	ggufgen_arr(g = tiny("llama"), "tokenizer.ggml.token_type", GGUF_I32, types,
+	            GGUFGEN_TINY_VOCAB - 1);
 	refuse(g, "");
 	ggufgen_u32(g = tiny("llama"), "tokenizer.ggml.eos_token_id", GGUFGEN_TINY_VOCAB);
 	refuse(g, "eos_token_id is 320");
@@ -456,7 +507,8 @@ static void test_verify_knows_every_type(void **state)
 		if (!qtype_info(type))
 			continue;
 		g = tiny("llama");
-		t = ggufgen_tensor(g, "extra", type, (uint64_t)3 * qtype_info(type)->block, 4, 0, .5f);
+		t = ggufgen_tensor(g, "extra", type, (uint64_t)3 * qtype_info(type)->block, 4, 0,
+		                   .5f);
 		if (qtype_info(type)->integer)
 			memset(t->data, 0xff, t->n_bytes);
 		m = accept(g);
@@ -465,11 +517,14 @@ static void test_verify_knows_every_type(void **state)
 		if (qtype_info(type)->integer)
 			continue;
 		g = tiny("llama");
-		t = ggufgen_tensor(g, "extra", type, (uint64_t)3 * qtype_info(type)->block, 4, 0, .5f);
-		memset(t->data + (size_t)8 * qtype_info(type)->bytes, 0xff, qtype_info(type)->bytes);
+		t = ggufgen_tensor(g, "extra", type, (uint64_t)3 * qtype_info(type)->block, 4, 0,
+		                   .5f);
+		memset(t->data + (size_t)8 * qtype_info(type)->bytes, 0xff,
+		       qtype_info(type)->bytes);
 		m = accept(g);
 		assert_int_equal(model_verify(m, NULL, &err), -EBADMSG);
-		snprintf(says, sizeof(says), "tensor 'extra', row 2: a %s is NaN", qtype_info(type)->block == 1 ? "value" : "scale");
+		snprintf(says, sizeof(says), "tensor 'extra', row 2: a %s is NaN",
+		         qtype_info(type)->block == 1 ? "value" : "scale");
 		assert_non_null(strstr(err.text, says));
 		model_unref(m);
 	}
@@ -478,12 +533,14 @@ static void test_verify_knows_every_type(void **state)
 static void test_verify_finds_each_scale(void **state)
 {
 	static const struct { uint8_t type; uint16_t offset; } places[] = {
-		{ QTYPE_F32, 2 }, { QTYPE_F16, 0 }, { QTYPE_BF16, 0 }, { QTYPE_Q4_0, 0 }, { QTYPE_Q4_1, 0 }, { QTYPE_Q4_1, 2 },
-		{ QTYPE_Q5_0, 0 }, { QTYPE_Q5_1, 2 }, { QTYPE_Q8_0, 0 }, { QTYPE_Q2_K, 80 }, { QTYPE_Q2_K, 82 },
-		{ QTYPE_Q3_K, 108 }, { QTYPE_Q4_K, 0 }, { QTYPE_Q4_K, 2 }, { QTYPE_Q5_K, 2 }, { QTYPE_Q6_K, 208 },
+		{ QTYPE_F32, 2 },    { QTYPE_F16, 0 },   { QTYPE_BF16, 0 },  { QTYPE_Q4_0, 0 },
+		{ QTYPE_Q4_1, 0 },   { QTYPE_Q4_1, 2 },  { QTYPE_Q5_0, 0 },  { QTYPE_Q5_1, 2 },
+		{ QTYPE_Q8_0, 0 },   { QTYPE_Q2_K, 80 }, { QTYPE_Q2_K, 82 }, { QTYPE_Q3_K, 108 },
+		{ QTYPE_Q4_K, 0 },   { QTYPE_Q4_K, 2 },  { QTYPE_Q5_K, 2 },  { QTYPE_Q6_K, 208 },
 		{ QTYPE_IQ4_NL, 0 },
 	};
-	static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e01 }, bad_wide[] = { 0x7f80, 0xff80, 0x7fc1 };
+	static const uint16_t bad[] = { 0x7c00, 0xfc00, 0x7e01 },
+			      bad_wide[] = { 0x7f80, 0xff80, 0x7fc1 };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(places) * ARRAY_SIZE(bad); i++) {
@@ -495,7 +552,9 @@ static void test_verify_finds_each_scale(void **state)
 		struct err err = { 0 };
 		struct model *m;
 
-		memcpy(t->data + t->n_bytes - qtype_info(type)->bytes + places[i / ARRAY_SIZE(bad)].offset, &value, 2);
+		memcpy(t->data + t->n_bytes - qtype_info(type)->bytes +
+		               places[i / ARRAY_SIZE(bad)].offset,
+		       &value, 2);
 		m = accept(g);
 		assert_int_equal(model_verify(m, NULL, &err), -EBADMSG);
 		assert_non_null(strstr(err.text, "tensor 'extra', row 2"));
@@ -552,13 +611,44 @@ static void test_every_allocation_may_fail(void **state)
 
 static void test_real_models(void **state)
 {
-	static const struct { const char *file; struct hparams hp; uint64_t n_params; bool chat; } models[] = {
-		{ "smollm2.gguf", { .n_vocab = 49152, .n_ctx_train = 8192, .n_embd = 576, .n_layer = 30, .n_head = 9,
-		  .n_head_kv = 3, .head_dim = 64, .n_ff = 1536, .n_rot = 64, .rope_base = 100000, .attn_scale = .125f,
-		  .rope = ROPE_NORM }, 134515008, true },
-		{ "gemma3.gguf", { .n_vocab = 262144, .n_ctx_train = 32768, .n_embd = 640, .n_layer = 18, .n_head = 4,
-		  .n_head_kv = 1, .head_dim = 256, .n_ff = 2048, .n_rot = 256, .rope_base = 1000000, .attn_scale = .0625f,
-		  .rope = ROPE_NEOX, .window = 512, .window_period = 6 }, 268098176, false },
+	static const struct {
+		const char *file;
+		struct hparams hp;
+		uint64_t n_params;
+		bool chat;
+	} models[] = {
+		{ "smollm2.gguf",
+		  { .n_vocab = 49152,
+		    .n_ctx_train = 8192,
+		    .n_embd = 576,
+		    .n_layer = 30,
+		    .n_head = 9,
+		    .n_head_kv = 3,
+		    .head_dim = 64,
+		    .n_ff = 1536,
+		    .n_rot = 64,
+		    .rope_base = 100000,
+		    .attn_scale = .125f,
+		    .rope = ROPE_NORM },
+		  134515008,
+		  true },
+		{ "gemma3.gguf",
+		  { .n_vocab = 262144,
+		    .n_ctx_train = 32768,
+		    .n_embd = 640,
+		    .n_layer = 18,
+		    .n_head = 4,
+		    .n_head_kv = 1,
+		    .head_dim = 256,
+		    .n_ff = 2048,
+		    .n_rot = 256,
+		    .rope_base = 1000000,
+		    .attn_scale = .0625f,
+		    .rope = ROPE_NEOX,
+		    .window = 512,
+		    .window_period = 6 },
+		  268098176,
+		  false },
 	};
 	const char *dir = getenv("QLLM_MODELS");
 	char path[4096];
@@ -584,7 +674,8 @@ static void test_real_models(void **state)
 			print_message("%s\n", err.text);
 		assert_int_equal(r, 0);
 		print_message("%s: loaded in %.1f ms, %llu bytes a token\n", models[i].file,
-		              (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) / 1e6,
+		              (double)(b.tv_sec - a.tv_sec) * 1e3 +
+		                      (double)(b.tv_nsec - a.tv_nsec) / 1e6,
 		              (unsigned long long)m->bytes_per_token);
 		hp = &m->hp;
 		assert_int_equal(hp->n_vocab, want->n_vocab);

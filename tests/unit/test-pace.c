@@ -1,4 +1,5 @@
-/* pace: work grows with position and logits as the shape says; steps settle at the target on any machine. */
+/* pace: work grows with position and logits as the shape says; steps settle at the target on any
+ * machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +10,13 @@
 #include "engine/pace.h"
 
 static const struct hparams plain = {
-	.n_vocab = 50000, .n_embd = 512, .n_layer = 10, .n_head = 8, .n_head_kv = 4, .head_dim = 64, .n_ff = 2048,
+	.n_vocab = 50000,
+	.n_embd = 512,
+	.n_layer = 10,
+	.n_head = 8,
+	.n_head_kv = 4,
+	.head_dim = 64,
+	.n_ff = 2048,
 };
 
 static void test_work(void **state)
@@ -28,10 +35,12 @@ static void test_work(void **state)
 	hp.window = 512;
 	assert_true(pace_row(&p, 8000, false) == pace_row(&p, 511, false));
 	hp.window_period = 5;           /* 2 of 10 layers see everything */
-	assert_true(fabs(pace_row(&p, 8000, false) - 1 - (far - 1) * (8001 * 2 + 512 * 8) / (8001 * 10)) < 1e-9);
+	assert_true(fabs(pace_row(&p, 8000, false) - 1 -
+	                 (far - 1) * (8001 * 2 + 512 * 8) / (8001 * 10)) < 1e-9);
 }
 
-/* A machine that takes base + unit * work; returns the step it settles at, *worst the longest on the way. */
+/* A machine that takes base + unit * work; returns the step it settles at, *worst the longest on
+ * the way. */
 static double settle(double base, double unit, bool base_known, uint32_t *pos, double *worst)
 {
 	struct pace p;
@@ -68,11 +77,13 @@ static void test_settles(void **state)
 			double worst, last = settle(0.01, units[i], known, &pos, &worst);
 
 			if (last < 0.085 || last > 0.105 || worst > 0.125)
-				fail_msg("unit %g: settles at %g, at most %g", units[i], last, worst);
+				fail_msg("unit %g: settles at %g, at most %g", units[i], last,
+				         worst);
 		}
 }
 
-/* A machine whose decode step takes longer than the target gives prompts as much again, not a trickle. */
+/* A machine whose decode step takes longer than the target gives prompts as much again, not a
+ * trickle. */
 static void test_slow_machine(void **state)
 {
 	uint32_t pos = 0;
@@ -105,7 +116,9 @@ static void test_reacts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_work), cmocka_unit_test(test_settles), cmocka_unit_test(test_slow_machine),
+		cmocka_unit_test(test_work),
+		cmocka_unit_test(test_settles),
+		cmocka_unit_test(test_slow_machine),
 		cmocka_unit_test(test_reacts),
 	};
 

@@ -19,7 +19,8 @@ enum { MAX_CHUNKS = 64, MAX_THREADS = 8 };
 struct work {
 	atomic_uint ran[MAX_CHUNKS];            /* times each chunk ran */
 	atomic_uint busy[MAX_THREADS];          /* chunks running under each thread index */
-	uint32_t plain[MAX_CHUNKS];             /* written by workers, read by the owner: for the race detector */
+	/* written by workers, read by the owner: for the race detector */
+	uint32_t plain[MAX_CHUNKS];
 	uint32_t n_chunks, phase, spin;
 	atomic_uint bad;
 };
@@ -61,8 +62,10 @@ static void run_phases(uint32_t n_threads, uint32_t n_phases)
 		pool_run(p, work_chunk, &w, w.n_chunks);
 		chunks += w.n_chunks;
 		for (uint32_t i = 0; i < w.n_chunks; i++)
-			if (atomic_load_explicit(&w.ran[i], memory_order_relaxed) != 1 || w.plain[i] != phase)
-				fail_msg("phase %u chunk %u ran %u times", phase, i, atomic_load(&w.ran[i]));
+			if (atomic_load_explicit(&w.ran[i], memory_order_relaxed) != 1 ||
+			    w.plain[i] != phase)
+				fail_msg("phase %u chunk %u ran %u times", phase, i,
+				         atomic_load(&w.ran[i]));
 		if ((seed >> 4 & 4095) == 0)
 			usleep(300);            /* long enough for the workers to sleep */
 	}
@@ -124,7 +127,8 @@ static void test_idle_makes_no_wakeup(void **state)
 	assert_int_equal(pool_new(&p, 4), 0);
 	for (int i = 0; i < 100; i++)
 		pool_run(p, work_chunk, &w, w.n_chunks);
-	do {                                    /* until the last spin is over, however busy the machine */
+	/* until the last spin is over, however busy the machine */
+	do {
 		before = worker_switches();
 		usleep(50000);
 	} while (worker_switches() != before);
@@ -161,7 +165,8 @@ static void test_create_destroy(void **state)
 	assert_int_equal(mem_live_blocks(), 0);
 }
 
-/* Every worker's chunk stalls, as if its core were taken: the owner goes on alone, and probes later. */
+/* Every worker's chunk stalls, as if its core were taken: the owner goes on alone, and probes
+ * later. */
 static void stalled_chunk(void *arg, uint32_t i, uint32_t thread)
 {
 	(void)i;
@@ -236,9 +241,12 @@ static void test_default_threads_obey_the_mask(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_every_chunk_runs_once), cmocka_unit_test(test_idle_makes_no_wakeup),
-		cmocka_unit_test(test_create_destroy), cmocka_unit_test(test_stragglers_drop_threads),
-		cmocka_unit_test(test_default_threads), cmocka_unit_test(test_default_threads_obey_the_mask),
+		cmocka_unit_test(test_every_chunk_runs_once),
+		cmocka_unit_test(test_idle_makes_no_wakeup),
+		cmocka_unit_test(test_create_destroy),
+		cmocka_unit_test(test_stragglers_drop_threads),
+		cmocka_unit_test(test_default_threads),
+		cmocka_unit_test(test_default_threads_obey_the_mask),
 	};
 
 	return cmocka_run_group_tests_name("pool", tests, NULL, NULL);

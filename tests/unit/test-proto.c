@@ -23,7 +23,8 @@ static void test_table_is_complete(void **state)
 	(void)state;
 	for (unsigned i = 0; msg_at(i); i++, rows++) {
 		const struct msg_info *m = msg_at(i);
-		const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field(frame, (unsigned)m->body);
+		const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field(
+			frame, (unsigned)m->body);
 
 		assert_true((int)m->body > last);       /* in order, hence no row twice */
 		last = (int)m->body;
@@ -34,7 +35,8 @@ static void test_table_is_complete(void **state)
 		assert_true(!m->final || m->dirs == MSG_TO_CLIENT);
 		assert_ptr_equal(msg_info(m->body), m);
 	}
-	assert_int_equal(rows, frame->n_fields - 1);    /* every arm has a row; one field is the id */
+	/* every arm has a row; one field is the id */
+	assert_int_equal(rows, frame->n_fields - 1);
 	assert_null(msg_info(QLLM__FRAME__BODY__NOT_SET));
 }
 
@@ -87,8 +89,10 @@ static size_t pack_show(uint8_t *buf, const char *model)
 
 static void test_refused_bytes(void **state)
 {
-	static const uint8_t long_varint[] = { 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01 };
-	static const uint8_t wrong_wire[] = { 0x10, 0x05 };             /* Wake as a number: an unknown field */
+	static const uint8_t long_varint[] = { 0x08, 0xff, 0xff, 0xff, 0xff, 0xff,
+		                               0xff, 0xff, 0xff, 0xff, 0xff, 0x01 };
+	/* Wake as a number: an unknown field */
+	static const uint8_t wrong_wire[] = { 0x10, 0x05 };
 	static const uint8_t unknown_only[] = { 0xc2, 0x3e, 0x01, 'x' };  /* field 1000 */
 	static const uint8_t cut[] = { 0x1a, 0x7f, 0x08 };
 	uint8_t *big = calloc(1, FRAME_MAX + 1);
@@ -112,7 +116,8 @@ static void test_refused_bytes(void **state)
 		uint8_t packed[2100];
 
 		n = pack_show(packed, (char *)big);
-		assert_int_equal(parse(packed, n, MSG_TO_DAEMON), -EPROTO);     /* past the row's limit */
+		/* past the row's limit */
+		assert_int_equal(parse(packed, n, MSG_TO_DAEMON), -EPROTO);
 	}
 	free(big);
 }
@@ -195,7 +200,7 @@ static void test_every_allocation_may_fail(void **state)
 	assert_int_equal(mem_live_blocks(), 0);
 }
 
-/* --- over a socket --------------------------------------------------------------------------------------------------- */
+/* --- over a socket ---------------------------------------------------------------------------- */
 
 static unsigned open_fds(void)
 {
@@ -218,8 +223,10 @@ static void test_socket_rules(void **state)
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
-	assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL), FRAME_E_AGAIN);
-	/* Descriptors where none are due, and with an empty datagram: refused, and none stays open. */
+	assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL),
+	                 FRAME_E_AGAIN);
+	/* Descriptors where none are due, and with an empty datagram: refused, and none stays
+	 * open. */
 	assert_int_equal(fd_sendmsg(s[1], buf, n, two, 2, 0), 0);
 	assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL), -EPROTO);
 	assert_int_equal(fd_sendmsg(s[1], "", 0, two, 1, 0), 0);
@@ -233,10 +240,12 @@ static void test_socket_rules(void **state)
 		frame.body_case = QLLM__FRAME__BODY_IMPORT;
 		frame.import = &import;
 		assert_int_equal(frame_send(s[1], &frame, &fds, 0), 0);
-		assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL), -EPROTO);
+		assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL),
+		                 -EPROTO);
 		assert_int_equal(frame_fds_add(&fds, dup(null)), 0);
 		assert_int_equal(frame_send(s[1], &frame, &fds, 0), 0);
-		assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL), 0);
+		assert_int_equal(frame_recv(&f, s[0], MSG_TO_DAEMON, MSG_DONTWAIT, scratch, NULL),
+		                 0);
 		assert_int_equal(f.fds.n, 1);
 		close(frame_steal_fd(&f, 0));
 		assert_int_equal(frame_steal_fd(&f, 0), -1);
@@ -317,14 +326,19 @@ static void test_blobs(void **state)
 	blob.size = (1 << 20) + 1;
 	assert_int_equal(get_sent(&blob, -1, &got, &n), -E2BIG);
 	blob.size = 100;
-	assert_int_equal(get_sent(&blob, -1, &got, &n), -EPROTO);                       /* no descriptor */
-	assert_int_equal(get_sent(&blob, fd_memfd("t", 100), &got, &n), -EPROTO);       /* no seals */
+	/* no descriptor */
+	assert_int_equal(get_sent(&blob, -1, &got, &n), -EPROTO);
+	/* no seals */
+	assert_int_equal(get_sent(&blob, fd_memfd("t", 100), &got, &n), -EPROTO);
 	fd = fd_memfd("t", 100);
 	fd_seal(fd, F_SEAL_SHRINK | F_SEAL_GROW);
-	assert_int_equal(get_sent(&blob, fd, &got, &n), -EPROTO);                       /* can be written */
+	/* can be written */
+	assert_int_equal(get_sent(&blob, fd, &got, &n), -EPROTO);
 	assert_int_equal(get_sent(&blob, fd_memfd_from("t", text, 99), &got, &n), -EPROTO);
-	assert_int_equal(get_sent(&blob, open("/dev/zero", O_RDONLY | O_CLOEXEC), &got, &n), -EPROTO);
-	assert_int_equal(get_sent(&blob, open("/proc/self/exe", O_RDONLY | O_CLOEXEC), &got, &n), -EPROTO);
+	assert_int_equal(get_sent(&blob, open("/dev/zero", O_RDONLY | O_CLOEXEC), &got, &n),
+	                 -EPROTO);
+	assert_int_equal(get_sent(&blob, open("/proc/self/exe", O_RDONLY | O_CLOEXEC), &got, &n),
+	                 -EPROTO);
 	assert_int_equal(get_sent(&blob, open("/", O_PATH | O_CLOEXEC), &got, &n), -EPROTO);
 	blob.fd = 3;
 	assert_int_equal(get_sent(&blob, fd_memfd_from("t", text, 100), &got, &n), -EPROTO);

@@ -1,4 +1,5 @@
-/* test-ring - the data ring: contents across two threads, no lost wake-up in either direction, nonsense, seals. */
+/* test-ring - the data ring: contents across two threads, no lost wake-up in either direction,
+ * nonsense, seals. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -79,7 +80,8 @@ static void test_full_and_wrapped(void **state)
 	(void)state;
 	pair_open(&p, SIZE);
 	memset(big, 0x5a, sizeof(big));
-	assert_int_equal(put(p.w, 1, big, SIZE), -ENOSPC);              /* never fits beside its header */
+	/* never fits beside its header */
+	assert_int_equal(put(p.w, 1, big, SIZE), -ENOSPC);
 	for (unsigned i = 0; i < 1000; i++) {
 		size_t n = SIZE - sizeof(struct ring_record) - i * 16;
 
@@ -88,7 +90,8 @@ static void test_full_and_wrapped(void **state)
 		ring_writer_publish(p.w);
 		assert_int_equal(ring_reader_next(p.r, &rec, &payload), 1);
 		assert_int_equal(rec.len, n);
-		assert_memory_equal(payload, big, n);                   /* in one piece across the end */
+		/* in one piece across the end */
+		assert_memory_equal(payload, big, n);
 		assert_int_equal(ring_writer_free_bytes(p.w), SIZE - RING_RECORD_BYTES(n));
 		ring_reader_release(p.r);
 		assert_int_equal(ring_writer_free_bytes(p.w), SIZE);
@@ -196,7 +199,7 @@ static void test_two_sleepers(void **state)
 	pair_close(&p);
 }
 
-/* --- two threads --------------------------------------------------------------------------------------------------- */
+/* --- two threads ------------------------------------------------------------------------------ */
 
 struct race {
 	struct pair p;
@@ -222,10 +225,12 @@ static bool wait_wake(int sock)
 	return true;
 }
 
-/* Till the reader has taken everything, which is when it is about to fall asleep: the moment to race with. */
+/* Till the reader has taken everything, which is when it is about to fall asleep: the moment to
+ * race with. */
 static void wait_empty(struct race *race)
 {
-	for (unsigned spins = 0; ring_writer_free_bytes(race->p.w) != SIZE && !race->failed; spins++)
+	for (unsigned spins = 0; ring_writer_free_bytes(race->p.w) != SIZE && !race->failed;
+	     spins++)
 		if (spins > 1000)
 			sched_yield();
 }
@@ -243,14 +248,16 @@ static void *produce(void *arg)
 		memset(text, (int)i, sizeof(text));
 		while (put(race->p.w, i, text, n) == -ENOSPC) {
 			ring_writer_publish(race->p.w);
-			if (!ring_writer_want(race->p.w, RING_RECORD_BYTES(n)) && !wait_wake(race->sock[0])) {
+			if (!ring_writer_want(race->p.w, RING_RECORD_BYTES(n)) &&
+			    !wait_wake(race->sock[0])) {
 				race->failed = true;
 				return NULL;
 			}
 		}
 		if (ring_writer_publish(race->p.w)) {
 			race->sent_wakes++;
-			send(race->sock[0], frame_wake, sizeof(frame_wake), MSG_DONTWAIT | MSG_NOSIGNAL);
+			send(race->sock[0], frame_wake, sizeof(frame_wake),
+			     MSG_DONTWAIT | MSG_NOSIGNAL);
 		}
 	}
 	return NULL;
@@ -269,7 +276,8 @@ static bool consume(struct race *race)
 			return false;
 		if (r == 0) {
 			if (ring_reader_release(race->p.r))
-				send(race->sock[1], frame_wake, sizeof(frame_wake), MSG_DONTWAIT | MSG_NOSIGNAL);
+				send(race->sock[1], frame_wake, sizeof(frame_wake),
+				     MSG_DONTWAIT | MSG_NOSIGNAL);
 			if (!ring_reader_sleep(race->p.r))
 				continue;
 			if (!wait_wake(race->sock[1]))
@@ -283,7 +291,8 @@ static bool consume(struct race *race)
 			if (payload[k] != (uint8_t)i)
 				return false;
 		if ((i++ < LOCKSTEP || i % 7 == 0) && ring_reader_release(race->p.r))
-			send(race->sock[1], frame_wake, sizeof(frame_wake), MSG_DONTWAIT | MSG_NOSIGNAL);
+			send(race->sock[1], frame_wake, sizeof(frame_wake),
+			     MSG_DONTWAIT | MSG_NOSIGNAL);
 	}
 	return true;
 }

@@ -64,8 +64,8 @@ static uint32_t ref_cut(const struct ref *r, uint32_t n, double part, double max
 	}
 	return n;
 }
-static uint32_t ref_chain(const struct sampler_params *p, const float *logits, const int32_t *history, uint32_t n_hist,
-                          uint32_t n_vocab, struct ref *r)
+static uint32_t ref_chain(const struct sampler_params *p, const float *logits,
+                          const int32_t *history, uint32_t n_hist, uint32_t n_vocab, struct ref *r)
 {
 	uint32_t n = 0;
 
@@ -109,8 +109,9 @@ static uint32_t ref_chain(const struct sampler_params *p, const float *logits, c
 }
 
 /* What n_draws draws give, as a set; hot, so that every candidate comes up. */
-static uint32_t drawn_set(const struct sampler_params *p, const float *logits, const int32_t *history, uint32_t n_hist,
-                          uint32_t n_vocab, uint32_t n_draws, bool *seen)
+static uint32_t drawn_set(const struct sampler_params *p, const float *logits,
+                          const int32_t *history, uint32_t n_hist, uint32_t n_vocab,
+                          uint32_t n_draws, bool *seen)
 {
 	struct sampler *s = NULL;
 	uint32_t n = 0;
@@ -131,7 +132,8 @@ static uint32_t drawn_set(const struct sampler_params *p, const float *logits, c
 	return n;
 }
 
-static void check_set(const struct sampler_params *params, const float *logits, const int32_t *history, uint32_t n_hist)
+static void check_set(const struct sampler_params *params, const float *logits,
+                      const int32_t *history, uint32_t n_hist)
 {
 	static struct ref r[N];
 	static bool seen[N];
@@ -209,7 +211,8 @@ static void test_wide_nucleus(void **state)
 static void test_bias_and_penalties(void **state)
 {
 	static float x[N];
-	struct logit_bias bias[] = { { 2499, 20 }, { 3, -INFINITY }, { 1024, 18 }, { 1023, 19 }, { 1024, 1 }, { 0, 19.5f } };
+	struct logit_bias bias[] = { { 2499, 20 }, { 3, -INFINITY }, { 1024, 18 },
+		                     { 1023, 19 }, { 1024, 1 },      { 0, 19.5f } };
 	int32_t history[100];
 	struct sampler_params p;
 
@@ -242,7 +245,8 @@ static void test_temperature(void **state)
 	uint32_t hits[2] = { 0 };
 
 	(void)state;
-	/* 3:1 at temperature 1, 9:1 at one half; through the list and through the streaming draw. */
+	/* 3:1 at temperature 1, 9:1 at one half; through the list and through the streaming
+	 * draw. */
 	for (uint32_t i = 0; i < N; i++)
 		x[i] = -INFINITY;
 	x[100] = 0;
@@ -407,7 +411,12 @@ static void test_check(void **state)
 	(void)state;
 	sampler_params_default(&ok);
 	assert_int_equal(sampler_check(&ok, 100, &err), 0);
-#define BAD(field, value) do { p = ok; p.field = (value); assert_int_equal(sampler_check(&p, 100, NULL), -EINVAL); } while (0)
+#define BAD(field, value)                                                \
+	do {                                                             \
+		p = ok;                                                  \
+		p.field = (value);                                       \
+		assert_int_equal(sampler_check(&p, 100, NULL), -EINVAL); \
+	} while (0)
 	BAD(temp, NAN);
 	BAD(temp, -1);
 	BAD(temp, 101);
@@ -518,7 +527,8 @@ static void test_stop_any_cut(void **state)
 
 					for (uint32_t i = 0; i < n_stops; i++)
 						prefix |= m.text.n - m.out < strlen(stops[i]) &&
-						          memcmp(stops[i], m.text.p + m.out, m.text.n - m.out) == 0;
+						          memcmp(stops[i], m.text.p + m.out,
+						                 m.text.n - m.out) == 0;
 					assert_true(prefix);
 				}
 			at += piece;

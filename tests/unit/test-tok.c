@@ -1,5 +1,5 @@
-/* test-tok - vocabularies that lie, tiny ones whose ids can be worked out by hand, time bounds, and the golden table of
- * llama.cpp's ids for the real models (QLLM_MODELS names their folder). */
+/* test-tok - vocabularies that lie, tiny ones whose ids can be worked out by hand, time bounds, and
+ * the golden table of llama.cpp's ids for the real models (QLLM_MODELS names their folder). */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -41,11 +41,21 @@ static void add_merge(struct maker *m, const char *merge)
 static void maker_init(struct maker *m, const char *model, const char *pre)
 {
 	memset(m, 0, sizeof(*m));
-	m->src = (struct vocab_src){ .model = model, .pre = pre, .text = m->text, .type = m->type, .score = m->score,
-		.merge = m->merge, .bos = -1, .eos = -1, .eog = { -1, -1, -1, -1 }, .add_bos = -1, .add_space_prefix = -1 };
+	m->src = (struct vocab_src){ .model = model,
+		                     .pre = pre,
+		                     .text = m->text,
+		                     .type = m->type,
+		                     .score = m->score,
+		                     .merge = m->merge,
+		                     .bos = -1,
+		                     .eos = -1,
+		                     .eog = { -1, -1, -1, -1 },
+		                     .add_bos = -1,
+		                     .add_space_prefix = -1 };
 }
 
-/* 256 bytes (ids = byte values), he = 256, ll = 257, hell = 258, hello = 259, Ġw = 260, <s> = 261, <u> = 262 */
+/* 256 bytes (ids = byte values), he = 256, ll = 257, hell = 258, hello = 259, Ġw = 260, <s> = 261,
+ * <u> = 262 */
 static void maker_bpe(struct maker *m)
 {
 	maker_init(m, "gpt2", "gpt-2");
@@ -68,7 +78,8 @@ static void maker_bpe(struct maker *m)
 	add_merge(m, "\u0120 w");
 }
 
-/* <unk> 0, <s> 1, </s> 2, bytes 3..258, ▁ 259, a 260, b 261, ab 262, ▁a 263, ▁ab 264, é 265, <b> 266, <b><b> 267 */
+/* <unk> 0, <s> 1, </s> 2, bytes 3..258, ▁ 259, a 260, b 261, ab 262, ▁a 263, ▁ab 264, é 265, <b>
+ * 266, <b><b> 267 */
 static void maker_spm(struct maker *m)
 {
 	maker_init(m, "llama", "");
@@ -103,7 +114,8 @@ static void expect_error(struct maker *m, int code, const char *says)
 	assert_int_equal(mem_live_blocks(), live);
 }
 
-static void assert_ids(const struct tok *t, const char *text, size_t n, unsigned flags, const int32_t *ids, size_t n_ids)
+static void assert_ids(const struct tok *t, const char *text, size_t n, unsigned flags,
+                       const int32_t *ids, size_t n_ids)
 {
 	struct tokens out = { 0 };
 
@@ -167,9 +179,11 @@ static void test_bpe_by_hand(void **state)
 	ASSERT_IDS(&t, "<s>", TOKENIZE_SPECIAL, 261);
 	ASSERT_IDS(&t, "<s>", 0, '<', 's', '>');
 	ASSERT_IDS(&t, "<u>x<u", 0, 262, 'x', '<', 'u');
-	ASSERT_IDS(&t, "<|im_end|>", TOKENIZE_SPECIAL, 263);     /* an ordinary word in the file, control all the same */
+	/* an ordinary word in the file, control all the same */
+	ASSERT_IDS(&t, "<|im_end|>", TOKENIZE_SPECIAL, 263);
 	assert_int_equal(tok_attr(&t, 263), TOK_CONTROL);
-	assert_true(tok_is_eog(&t, 263) && !tok_is_eog(&t, 261) && !tok_is_eog(&t, -1) && !tok_is_eog(&t, 1000000));
+	assert_true(tok_is_eog(&t, 263) && !tok_is_eog(&t, 261) && !tok_is_eog(&t, -1) &&
+	            !tok_is_eog(&t, 1000000));
 	assert_ids(&t, "", 0, TOKENIZE_BOS, NULL, 0);
 	vocab_free(t.vocab);
 
@@ -188,11 +202,13 @@ static void test_spm_by_hand(void **state)
 	(void)state;
 	maker_spm(&m);
 	assert_int_equal(vocab_new(&t.vocab, &m.src, NULL), 0);
-	ASSERT_IDS(&t, "ab", 0, 264);                    /* ▁ + ab: ab has the best score, then ▁ab */
+	/* ▁ + ab: ab has the best score, then ▁ab */
+	ASSERT_IDS(&t, "ab", 0, 264);
 	ASSERT_IDS(&t, "a b", 0, 263, 259, 261);
 	ASSERT_IDS(&t, "b\u00e9\u00e8", TOKENIZE_BOS, 1, 259, 261, 265, 3 + 0xc3, 3 + 0xa8);
 	ASSERT_IDS(&t, "a\xff", 0, 263, 3 + 0xff);
-	ASSERT_IDS(&t, "<b><b><b>", 0, 267, 266);        /* the longest spelling takes its place first */
+	/* the longest spelling takes its place first */
+	ASSERT_IDS(&t, "<b><b><b>", 0, 267, 266);
 	ASSERT_IDS(&t, "<s>ab</s>", TOKENIZE_SPECIAL, 1, 264, 2);
 	vocab_free(t.vocab);
 
@@ -260,14 +276,17 @@ static void test_bad_vocabularies(void **state)
 	maker_spm(&m);
 	m.src.eog[0] = 1 << 30;
 	expect_error(&m, -EBADMSG, "1073741824");
-	static const char *const bytes[] = { "<0x-1>", "<0xZZ>", "<0x1>", "<0x001>", "<0x 1>", "0x41", "" };
+	static const char *const bytes[] = { "<0x-1>", "<0xZZ>", "<0x1>", "<0x001>",
+		                             "<0x 1>", "0x41",   "" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
 		maker_spm(&m);
 		m.text[100] = (struct bytes){ bytes[i], strlen(bytes[i]) };
 		expect_error(&m, -EBADMSG, "tokens[100]");
 	}
-	static const char *const merges[] = { "he", "he ", " he", "", " ", "he qq", "qq he", "he he" };
+	static const char *const merges[] = {
+		"he", "he ", " he", "", " ", "he qq", "qq he", "he he"
+	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(merges); i++) {
 		maker_bpe(&m);
@@ -361,7 +380,8 @@ static void test_detok_leading_blank(void **state)
 	static struct maker m;
 	struct tok t = { 0 };
 	static const struct { const char *text; bool special; } cases[] = {
-		{ "ab ab", false }, { "  ab", false }, { " ", false }, { "", false }, { "b\xffz", false },
+		{ "ab ab", false }, { "  ab", false },   { " ", false },
+		{ "", false },      { "b\xffz", false },
 	};
 
 	(void)state;
@@ -371,7 +391,9 @@ static void test_detok_leading_blank(void **state)
 		struct tokens ids = { 0 };
 		struct sbuf out;
 
-		assert_int_equal(tok_encode(&t, cases[i].text, strlen(cases[i].text), TOKENIZE_BOS, 0, &ids), 0);
+		assert_int_equal(
+			tok_encode(&t, cases[i].text, strlen(cases[i].text), TOKENIZE_BOS, 0, &ids),
+			0);
 		out = decode(&t, &ids, cases[i].special);
 		assert_string_equal(out.p ? out.p : "", cases[i].text);
 		sbuf_deinit(&out);
@@ -380,7 +402,8 @@ static void test_detok_leading_blank(void **state)
 	vocab_free(t.vocab);
 }
 
-/* 1 MB without a blank. Quadratic merging would take hours; the bound is generous for sanitizers. */
+/* 1 MB without a blank. Quadratic merging would take hours; the bound is generous for
+ * sanitizers. */
 static void test_long_words_take_linear_time(void **state)
 {
 	enum { N = 1000000 };
@@ -393,7 +416,8 @@ static void test_long_words_take_linear_time(void **state)
 		struct tok t = { 0 };
 
 		makers[k](&m);
-		m.src.add_space_prefix = 0;     /* else text after a special token gets a blank, as in llama.cpp */
+		/* else text after a special token gets a blank, as in llama.cpp */
+		m.src.add_space_prefix = 0;
 		assert_int_equal(vocab_new(&t.vocab, &m.src, NULL), 0);
 		for (int kind = 0; kind < 4; kind++) {
 			struct tokens ids = { 0 };
@@ -401,7 +425,10 @@ static void test_long_words_take_linear_time(void **state)
 			struct sbuf out;
 
 			for (size_t i = 0; i < N; i++)
-				text[i] = kind == 0 ? 'l' : kind == 1 ? "hello"[i % 5] : kind == 2 ? "<b>"[i % 3] : (char)(i * 2654435761u >> 9);
+				text[i] = kind == 0   ? 'l'
+				          : kind == 1 ? "hello"[i % 5]
+				          : kind == 2 ? "<b>"[i % 3]
+				                      : (char)(i * 2654435761u >> 9);
 			assert_int_equal(tok_encode(&t, text, N, TOKENIZE_SPECIAL, 0, &ids), 0);
 			assert_true(ids.n > 0);
 			assert_true((clock() - begin) / CLOCKS_PER_SEC < 30);
@@ -435,7 +462,8 @@ static void test_every_allocation_may_fail(void **state)
 			mem_fault_arm(nth, false);
 			r = vocab_new(&t.vocab, &m.src, NULL);
 			if (r == 0)
-				r = tok_encode(&t, text, sizeof(text) - 1, TOKENIZE_SPECIAL, 0, &ids);
+				r = tok_encode(&t, text, sizeof(text) - 1, TOKENIZE_SPECIAL, 0,
+				               &ids);
 			done = !mem_fault_fired();
 			assert_int_equal(r, done ? 0 : -ENOMEM);
 			vocab_free(t.vocab);
@@ -515,8 +543,10 @@ static void make_gguf(struct sbuf *b, int bad)
 
 static void test_gguf_metadata(void **state)
 {
-	static const char *const says[BAD_COUNT] = { NULL, "tokenizer.ggml.scores", "tokenizer.ggml.bos_token_id",
-		"tokenizer.ggml.model", "token_type has 4 entries for 5" };
+	static const char *const says[BAD_COUNT] = { NULL, "tokenizer.ggml.scores",
+		                                     "tokenizer.ggml.bos_token_id",
+		                                     "tokenizer.ggml.model",
+		                                     "token_type has 4 entries for 5" };
 
 	(void)state;
 	for (int bad = 0; bad < BAD_COUNT; bad++) {
@@ -537,7 +567,8 @@ static void test_gguf_metadata(void **state)
 			assert_int_equal(tok_bos(t), 1);
 			assert_int_equal(tok_eos(t), 2);
 			assert_true(tok_is_eog(t, 2) && tok_add_bos(t));
-			ASSERT_IDS(t, "ab", TOKENIZE_BOS, 1, 0, 0, 0, 4);       /* no token for the blank's 3 bytes */
+			/* no token for the blank's 3 bytes */
+			ASSERT_IDS(t, "ab", TOKENIZE_BOS, 1, 0, 0, 0, 4);
 		}
 		tok_free(t);
 		gguf_free(g);
@@ -547,7 +578,8 @@ static void test_gguf_metadata(void **state)
 
 static size_t from_base64(const char *s, char *out)
 {
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	uint32_t bits = 0;
 	size_t n = 0, have = 0;
 
@@ -560,7 +592,8 @@ static size_t from_base64(const char *s, char *out)
 	return n;
 }
 
-/* What can come back: bytes without a token are lost (SmolLM2 lacks 21), a literal U+2581 is a blank to SentencePiece. */
+/* What can come back: bytes without a token are lost (SmolLM2 lacks 21), a literal U+2581 is a
+ * blank to SentencePiece. */
 static size_t expected_back(const struct tok *t, const char *p, size_t n, char *out)
 {
 	size_t at = 0;
@@ -591,7 +624,8 @@ static void check_golden(const struct tok *t, const char *name, json_t *c)
 		if (want) {
 			assert_int_equal(out.n, json_array_size(ids));
 			for (size_t i = 0; i < out.n; i++)
-				assert_int_equal(out.data[i], json_integer_value(json_array_get(ids, i)));
+				assert_int_equal(out.data[i],
+				                 json_integer_value(json_array_get(ids, i)));
 		}
 		text = decode(t, &out, true);
 		assert_int_equal(text.n, expected_back(t, raw, n, back));

@@ -1,4 +1,5 @@
-/* The weight mapping: contents, references, read-ahead, and above all files that shrink while they are in use. */
+/* The weight mapping: contents, references, read-ahead, and above all files that shrink while they
+ * are in use. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -60,13 +61,15 @@ static const uint8_t *foreign_map(void)
 	return p;
 }
 
-/* cmocka puts its own handlers over the guard's before every test: main() takes the guard's down, tests set it again. */
+/* cmocka puts its own handlers over the guard's before every test: main() takes the guard's down,
+ * tests set it again. */
 static struct sigaction guard;
 static void guard_on(void)
 {
 	assert_int_equal(sigaction(SIGBUS, &guard, NULL), 0);
 }
-/* In a child whose disposition was the default one when the guard came: its own fault is healed, the foreign kills. */
+/* In a child whose disposition was the default one when the guard came: its own fault is healed,
+ * the foreign kills. */
 static int status_by_default;
 static void fault_by_default(void)
 {
@@ -80,7 +83,8 @@ static void fault_by_default(void)
 		signal(SIGBUS, SIG_DFL);        /* sanitizers have a handler of their own */
 		if (weightmap_open(&w, fd, "x", NULL) < 0)
 			_exit(1);
-		if (ftruncate(fd, 0) < 0 || sum(weightmap_data(w), page) != 0 || !weightmap_poisoned(w))
+		if (ftruncate(fd, 0) < 0 || sum(weightmap_data(w), page) != 0 ||
+		    !weightmap_poisoned(w))
 			_exit(2);
 		_exit(sum(foreign_map(), page) ? 3 : 4);
 	}
@@ -181,8 +185,10 @@ static void test_truncation_poisons_one_map(void **state)
 	assert_false(weightmap_poisoned(w));    /* nothing beyond the cut was touched */
 	assert_int_equal(sum(weightmap_data(w) + 20 * page, page), 0);
 	assert_true(weightmap_poisoned(w));
-	assert_int_equal(sum(weightmap_data(w) + PAGES * page, 100), 0);       /* the tail page that is not whole */
-	assert_int_equal(sum(weightmap_data(w) + 11 * page, page), 0);         /* a second fault, below the first */
+	/* the tail page that is not whole */
+	assert_int_equal(sum(weightmap_data(w) + PAGES * page, 100), 0);
+	/* a second fault, below the first */
+	assert_int_equal(sum(weightmap_data(w) + 11 * page, page), 0);
 	assert_true(sum(weightmap_data(w), 10 * page) > 0);
 	assert_false(weightmap_poisoned(other));
 	assert_int_equal(sum(weightmap_data(other), PAGES * page), whole);
