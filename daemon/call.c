@@ -323,7 +323,8 @@ static void call_on_tick(struct post *p)
 	progress.unit = (char *)(uintptr_t)c->progress_unit;
 	progress.done = atomic_load(&c->progress_done);
 	progress.total = atomic_load(&c->progress_total);
-	/* only now may the worker write them again; the frame holds copies, of the strings too: they are literals */
+	/* only now may the worker write them again; the frame holds copies, of the strings too:
+	 * they are literals */
 	atomic_store(&c->tick_pending, false);
 	frame.body_case = QLLM__FRAME__BODY_PROGRESS;
 	frame.progress = &progress;
