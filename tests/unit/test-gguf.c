@@ -1,6 +1,7 @@
 /* The GGUF reader against right files and the malformed ones: each is refused with a sentence that
  * names the trouble, in bounded time and memory, without a leak, read through an fd and from memory
  * alike. */
+#include "config.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
