@@ -8,10 +8,10 @@ TESTS += $(LINTS)
 EXTRA_DIST += .ci/run demo tests/README.md tests/lib/count-results.sh tests/lib/fetch-models.sh \
 	tests/lib/requirements.txt tests/lib/setup.sh
 dist-hook:
-	cp -p $(srcdir)/check $(distdir)/check
+	cp -fp $(srcdir)/check $(distdir)/check
 	$(MKDIR_P) $(distdir)/tests/golden $(distdir)/tests/bench
-	cp -pR $(srcdir)/tests/golden/[a-z]* $(distdir)/tests/golden/
-	cp -pR $(srcdir)/tests/bench/[a-z]* $(distdir)/tests/bench/
+	cp -fpR $(srcdir)/tests/golden/[a-z]* $(distdir)/tests/golden/
+	cp -fpR $(srcdir)/tests/bench/[a-z]* $(distdir)/tests/bench/
 
 # For tuning by hand: built by `make tests/bench/bench-exec`, part of no check.
 EXTRA_PROGRAMS = tests/bench/bench-exec
