@@ -198,6 +198,14 @@ void call_free_data(void *data)
 	mem_free(data);
 }
 
+/* Its step ended by the flag, not by itself just before. */
+static bool was_cancelled(const struct call *c)
+{
+	if (!c->run)
+		return c->result == 0 && c->request_result.finish == FINISH_CANCELLED;
+	return c->result == -ECANCELED;
+}
+
 static void call_on_post(struct post *p)
 {
 	struct call *c = container_of(p, struct call, post);
@@ -205,7 +213,9 @@ static void call_on_post(struct post *p)
 	c->busy = false;
 	if (c->result == 0 && c->run && atomic_load(&c->cancel))
 		c->result = -ECANCELED;
-	if (c->result < 0)
+	if (c->ended.code < 0 && was_cancelled(c))
+		reply_error(c, c->ended_class, c->ended.code, c->ended.text);
+	else if (c->result < 0)
 		call_fail(c, c->result, &c->err);
 	else
 		c->then(c);
@@ -290,6 +300,20 @@ void call_cancel(struct call *c)
 		engine_wake(c->d->engine);
 	if (!c->busy)
 		call_fail(c, -ECANCELED, NULL);
+}
+
+void call_end(struct call *c, enum exit_class class, int r, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	err_setv(&c->ended, r, format, ap);
+	va_end(ap);
+	c->ended_class = class;
+	if (c->busy)
+		call_cancel(c);
+	else
+		reply_error(c, class, r, c->ended.text);
 }
 
 void call_orphan(struct call *c)

@@ -42,6 +42,8 @@ struct call {
 	call_then_fn then;
 	int result;
 	struct err err;
+	struct err ended;               /* call_end: why; code 0 = it was not */
+	enum exit_class ended_class;
 	struct entry *entry[2];         /* models in use, released at the end */
 	struct model *model[2];         /* references that worker threads may use */
 	void *data;                     /* of the handler */
@@ -80,6 +82,9 @@ void call_work(struct call *c, struct workers *group, call_run_fn run, call_then
  * request_result set. */
 void call_submit(struct call *c, struct request *r, call_then_fn then);
 void call_cancel(struct call *c);
+/* Cancel it for a reason that its client is told in place of the result. */
+void call_end(struct call *c, enum exit_class class, int r, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 /* The client has gone: cancel, and end without reply. */
 void call_orphan(struct call *c);
 /* Reply with an Ok now and go on without the client. */

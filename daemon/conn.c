@@ -238,3 +238,30 @@ void conn_close(struct conn *conn, const char *why)
 	d->n_conns--;
 	daemon_check_drained(d);
 }
+
+void conns_end_stalled(struct daemon *d, uint64_t now_us)
+{
+	uint64_t most = d->config->stall_seconds;
+
+	list_for(&d->conns, it) {
+		struct conn *conn = container_of(it, struct conn, link);
+		uint64_t since = conn->stream ? atomic_load(&conn->stream->parked_us) : 0;
+
+		if (since == 0 || now_us < since || now_us - since < most * 1000000)
+			continue;
+		log_msg(LOG_L_NOTICE,
+		        "client %llu (uid %u) reads no output for %llu s: its requests end",
+		        (unsigned long long)conn->number, (unsigned)conn->peer.uid,
+		        (unsigned long long)most);
+		atomic_store(&conn->stream->parked_us, 0);
+		list_for_safe(&conn->calls, jt) {
+			struct call *c = container_of(jt, struct call, link);
+
+			if (c->busy && !c->run)         /* the engine has it */
+				call_end(c, EXIT_REFUSED, -EDQUOT,
+				         "the request was ended because its client read no output "
+				         "for %llu seconds (limits.stall_seconds)",
+				         (unsigned long long)most);
+		}
+	}
+}

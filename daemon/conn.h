@@ -31,5 +31,8 @@ void conn_close(struct conn *conn, const char *why);
  * lets the queue grow past its bound is disconnected (later, from the loop: conn stays valid
  * here). */
 void conn_send(struct conn *conn, Qllm__Frame *frame, const struct frame_fds *fds);
+/* End requests whose client has read no output for limits.stall_seconds: they hold KV pages that
+ * others want. */
+void conns_end_stalled(struct daemon *d, uint64_t now_us);
 /* Tell the client why, then disconnect it from the loop. */
 void conn_fault(struct conn *conn, enum exit_class class, const char *text);

@@ -75,36 +75,13 @@ void daemon_close_foreign(int fd)
 
 /* --- housekeeping ----------------------------------------------------------------------------- */
 
-/* A client that lets its output lie keeps KV pages from others: end its requests. */
-static void cancel_stalled(struct daemon *d, uint64_t now)
-{
-	list_for(&d->conns, it) {
-		struct conn *conn = container_of(it, struct conn, link);
-		uint64_t since = conn->stream ? atomic_load(&conn->stream->parked_us) : 0;
-
-		if (since == 0 || now < since || now - since < d->config->stall_seconds * 1000000)
-			continue;
-		log_msg(LOG_L_NOTICE,
-		        "client %llu reads no output for %llu s: its requests are cancelled",
-		        (unsigned long long)conn->number,
-		        (unsigned long long)d->config->stall_seconds);
-		atomic_store(&conn->stream->parked_us, 0);
-		list_for_safe(&conn->calls, jt) {
-			struct call *c = container_of(jt, struct call, link);
-
-			if (c->row && c->stream && c->request)
-				call_cancel(c);
-		}
-	}
-}
-
 static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 {
 	struct daemon *d = user;
 	uint64_t now = daemon_now_us();
 
 	(void)usec;
-	cancel_stalled(d, now);
+	conns_end_stalled(d, now);
 	if (models_tick(d->models, now) == 0 && d->n_calls == 0)
 		return 0;       /* ONESHOT: off until daemon_watch */
 	sd_event_source_set_time_relative(source, TICK_US);
