@@ -45,4 +45,5 @@ const struct config_key config_table[] = {
 	{ "models", "idle_seconds", CONFIG_U64, AT(idle_seconds), "300", 1, 31536000, true,
 	  "A model that nobody used for so long is unloaded unless pinned." },
 };
+_Static_assert(ARRAY_SIZE(config_table) <= CONFIG_KEYS_MAX, "struct config.source");
 const size_t config_n_keys = ARRAY_SIZE(config_table);

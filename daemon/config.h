@@ -1,13 +1,20 @@
 /* config - settings: built-in defaults, then FILE, then FILE.d/ *.conf in order of name, then the
- * command line. One table (config-table.c) feeds parser, `config show` and the manual. */
+ * command line. One table (config-table.c) feeds parser, `config show` and the manual; every value
+ * remembers where it came from. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/str.h"
 
+enum { CONFIG_KEYS_MAX = 64 };
 struct config {
+	/* Where the value of config_table[i] comes from: "default", "FILE:LINE", "command line",
+	 * "$VARIABLE". */
+	char *source[CONFIG_KEYS_MAX];
 	char *socket, *socket_group, *state_dir, *cache_dir, *log_level, *admin_group;
 	uint64_t threads, memory, chunk, max_sequences;
 	uint64_t connections_per_uid, queued_per_uid, prompt_bytes;
@@ -31,8 +38,13 @@ extern const size_t config_n_keys;
 int config_load(struct config **ret, const char *file, bool must_exist, struct err *err);
 struct config *config_free(struct config *c);
 DEFINE_FREEP(struct config, config_free)
-/* One key by name ("socket"; sections hold no two of the same name). -ENOENT for unknown keys,
- * -EINVAL, -ENOMEM. */
-int config_set(struct config *c, const char *name, const char *value, struct err *err);
+/* One key by name ("socket"; sections hold no two of the same name). source: what `config show` says
+ * of it. -ENOENT for unknown keys, -EINVAL, -ENOMEM. */
+int config_set(struct config *c, const char *name, const char *value, const char *source,
+               struct err *err);
+/* Value of a key as a file would write it: numbers in plain digits. */
+int config_text(const struct config *c, const struct config_key *key, struct sbuf *out);
+/* The sections of qllmd.conf(5) that describe the keys. */
+void config_roff(FILE *f);
 /* Copy the reloadable keys of `from` over `to`. 0 or -ENOMEM with `to` unchanged. */
 int config_apply_reload(struct config *to, const struct config *from);

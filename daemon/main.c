@@ -32,6 +32,7 @@ struct options {
 	const char *config;
 	struct override set[8];
 	unsigned n_set;
+	bool check;                     /* read the configuration and end */
 };
 
 /* for daemon_close_foreign, which frame.c calls without context */
@@ -159,7 +160,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
 	                o->config != NULL, &err);
 	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
-		r = config_set(fresh, o->set[i].name, o->set[i].value, &err);
+		r = config_set(fresh, o->set[i].name, o->set[i].value, "command line",
+		               &err);
 	if (r == 0)
 		r = journal_level(fresh->log_level, &err);
 	if (r == 0)
@@ -187,6 +189,8 @@ static const char usage[] =
 	"  --threads N       compute threads (default: as many as affinity, cgroup and cores "
 	"give)\n"
 	"  --log-level L     error, warning, notice, info or debug\n"
+	"  --check-config    read the settings, say what is wrong with them, and exit\n"
+	"  --help-config     the keys of qllmd.conf(5), for the manual\n"
 	"  --version         print the version and exit\n"
 	"  --help            this text\n"
 	"\n"
@@ -202,6 +206,8 @@ static int parse_options(struct options *o, int argc, char **argv)
 		{ "cache-dir", required_argument, NULL, 'C' },
 		{ "threads", required_argument, NULL, 't' },
 		{ "log-level", required_argument, NULL, 'l' },
+		{ "check-config", no_argument, NULL, 'k' },
+		{ "help-config", no_argument, NULL, 'H' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL },
@@ -225,8 +231,14 @@ static int parse_options(struct options *o, int argc, char **argv)
 			fputs(usage, stdout);
 			return 1;
 		}
+		if (opt == 'H') {
+			config_roff(stdout);
+			return 1;
+		}
 		if (opt == '?')
 			return -EINVAL;
+		if (opt == 'k')
+			o->check = true;
 		if (opt == 'c')
 			o->config = optarg;
 		for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
@@ -246,9 +258,9 @@ static int parse_options(struct options *o, int argc, char **argv)
 	return 0;
 }
 
-/* base/tail, or below the home directory when base is unset. */
-static int default_path(char **at, const char *base, const char *home_tail, const char *tail,
-                        struct err *err)
+/* base/tail, or below the home directory when base is unset. variable: where base is from. */
+static int default_path(struct config *c, const char *key, const char *variable, const char *base,
+                        const char *home_tail, const char *tail, struct err *err)
 {
 	_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
 	const char *home = getenv("HOME");
@@ -266,45 +278,41 @@ static int default_path(char **at, const char *base, const char *home_tail, cons
 			"XDG_RUNTIME_DIR and HOME");
 	if (r < 0)
 		return err_set(err, r, "out of memory");
-	mem_free(*at);
-	*at = sbuf_steal(&path);
-	return *at ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return config_set(c, key, path.p, variable, err);
 }
 
 /* systemd's directories, else the system's for root, else the user's. */
 static int fill_paths(struct config *c, struct err *err)
 {
+	static const struct {
+		const char *key;
+		size_t at;
+		const char *unit, *system, *unit_tail, *user, *home, *user_tail;
+	} rows[] = {
+		{ "socket", offsetof(struct config, socket), "RUNTIME_DIRECTORY", "/run/qllmd",
+		  "qllmd.sock", "XDG_RUNTIME_DIR", NULL, SOCKET_USER },
+		{ "state_dir", offsetof(struct config, state_dir), "STATE_DIRECTORY",
+		  "/var/lib/qllmd", "", "XDG_STATE_HOME", ".local/state", "qllmd" },
+		{ "cache_dir", offsetof(struct config, cache_dir), "CACHE_DIRECTORY",
+		  "/var/cache/qllmd", "", "XDG_CACHE_HOME", ".cache", "qllmd" },
+	};
 	bool root = geteuid() == 0;
-	const char *env;
 	int r = 0;
 
-	if (!c->socket[0]) {
-		env = getenv("RUNTIME_DIRECTORY");
-		if (env)
-			r = default_path(&c->socket, env, NULL, "qllmd.sock", err);
-		else if (root)
-			r = default_path(&c->socket, "/run/qllmd", NULL, "qllmd.sock", err);
+	for (size_t i = 0; i < ARRAY_SIZE(rows) && r == 0; i++) {
+		const char *unit = getenv(rows[i].unit), *user = getenv(rows[i].user);
+		char from[40] = "default";
+
+		if ((*(char **)((char *)c + rows[i].at))[0])
+			continue;
+		if (unit || (user && !root))
+			snprintf(from, sizeof(from), "$%s", unit ? rows[i].unit : rows[i].user);
+		if (unit || root)
+			r = default_path(c, rows[i].key, from, unit ? unit : rows[i].system, NULL,
+			                 rows[i].unit_tail, err);
 		else
-			r = default_path(&c->socket, getenv("XDG_RUNTIME_DIR"), NULL, SOCKET_USER,
-			                 err);
-	}
-	if (r == 0 && !c->state_dir[0]) {
-		env = getenv("STATE_DIRECTORY");
-		if (env || root)
-			r = default_path(&c->state_dir, env ? env : "/var/lib/qllmd", NULL, "",
-			                 err);
-		else
-			r = default_path(&c->state_dir, getenv("XDG_STATE_HOME"), ".local/state",
-			                 "qllmd", err);
-	}
-	if (r == 0 && !c->cache_dir[0]) {
-		env = getenv("CACHE_DIRECTORY");
-		if (env || root)
-			r = default_path(&c->cache_dir, env ? env : "/var/cache/qllmd", NULL, "",
-			                 err);
-		else
-			r = default_path(&c->cache_dir, getenv("XDG_CACHE_HOME"), ".cache", "qllmd",
-			                 err);
+			r = default_path(c, rows[i].key, from, user, rows[i].home,
+			                 rows[i].user_tail, err);
 	}
 	return r;
 }
@@ -315,7 +323,7 @@ static int load_config(struct daemon *d, const struct options *o, struct err *er
 	                    o->config != NULL, err);
 
 	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
-		r = config_set(d->config, o->set[i].name, o->set[i].value, err);
+		r = config_set(d->config, o->set[i].name, o->set[i].value, "command line", err);
 	if (r == 0)
 		r = fill_paths(d->config, err);
 	return r == 0 ? journal_level(d->config->log_level, err) : r;
@@ -440,6 +448,19 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 	return r < 0 ? err_set(err, r, "event loop: %s", strerror(-r)) : 0;
 }
 
+/* The daemon's own rules and nothing else: no directory is made, no socket bound. */
+static int check_config(const struct options *o)
+{
+	struct daemon d = { 0 };
+	struct err err = { 0 };
+	int r = load_config(&d, o, &err);
+
+	config_free(d.config);
+	if (r < 0)
+		fprintf(stderr, "qllmd: %s\n", err.text[0] ? err.text : strerror(-r));
+	return r < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
 int main(int argc, char **argv)
 {
 	static struct kernels kernels;
@@ -451,6 +472,8 @@ int main(int argc, char **argv)
 	if (r != 0)
 		return r > 0 ? EXIT_OK : EXIT_USAGE;
 	the_options = &options;
+	if (options.check)
+		return check_config(&options);
 	umask(0077);
 	list_init(&d.conns);
 	users_init(&d.users);

@@ -74,6 +74,55 @@ static void test_defaults(void **state)
 	}
 }
 
+static const char *source_of(const struct config *c, const char *name)
+{
+	for (size_t i = 0; i < config_n_keys; i++)
+		if (strcmp(config_table[i].name, name) == 0)
+			return c->source[i];
+	return NULL;
+}
+
+/* Every value says where it was set; a long comment in parts is one line. */
+static void test_sources(void **state)
+{
+	struct config *c = NULL, *other = NULL;
+	struct err err = { 0 };
+	char text[900], want[160];
+
+	(void)state;
+	snprintf(text, sizeof(text),
+	         ";%0500d\n[engine]\n\nthreads = 3\n[limits]\nprompt_bytes = 2K", 0);
+	write_file("qllmd.conf", text);
+	write_file("qllmd.conf.d/10.conf", "[daemon]\nlog_level = debug\n");
+	assert_int_equal(config_load(&c, file, true, &err), 0);
+	snprintf(want, sizeof(want), "%s:4", file);
+	assert_string_equal(source_of(c, "threads"), want);
+	snprintf(want, sizeof(want), "%s:6", file);
+	assert_string_equal(source_of(c, "prompt_bytes"), want);
+	snprintf(want, sizeof(want), "%s.d/10.conf:2", file);
+	assert_string_equal(source_of(c, "log_level"), want);
+	assert_string_equal(source_of(c, "chunk"), "default");
+	assert_int_equal(config_set(c, "chunk", "7", "command line", &err), 0);
+	assert_string_equal(source_of(c, "chunk"), "command line");
+
+	/* a reload brings the source along, but only of keys that it applies */
+	write_file("qllmd.conf", "[limits]\nprompt_bytes = 3K\n[engine]\nthreads = 5\n");
+	assert_int_equal(config_load(&other, file, true, &err), 0);
+	assert_int_equal(config_apply_reload(c, other), 0);
+	snprintf(want, sizeof(want), "%s:2", file);
+	assert_string_equal(source_of(c, "prompt_bytes"), want);
+	snprintf(want, sizeof(want), "%s:4", file);
+	assert_string_equal(source_of(c, "threads"), want);
+	assert_int_equal(c->threads, 3);
+	snprintf(text, sizeof(text), "[daemon]\nsocket = /%0500d\n", 0);
+	write_file("qllmd.conf", text);
+	config_free(other);
+	assert_int_equal(config_load(&other, file, true, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "qllmd.conf:2: a line of more"));
+	write_file("qllmd.conf.d/10.conf", "");
+	config_free(c);
+}
+
 static void test_files_in_order(void **state)
 {
 	struct config *c = NULL;
@@ -93,10 +142,10 @@ static void test_files_in_order(void **state)
 	assert_int_equal(c->memory, 3ull << 30);
 	assert_int_equal(c->threads, 4);
 	assert_int_equal(c->idle_seconds, 7);
-	assert_int_equal(config_set(c, "threads", "5", &err), 0);
+	assert_int_equal(config_set(c, "threads", "5", "test", &err), 0);
 	assert_int_equal(c->threads, 5);
-	assert_int_equal(config_set(c, "thread", "5", &err), -ENOENT);
-	assert_int_equal(config_set(c, "threads", "5x", NULL), -EINVAL);
+	assert_int_equal(config_set(c, "thread", "5", "test", &err), -ENOENT);
+	assert_int_equal(config_set(c, "threads", "5x", "test", NULL), -EINVAL);
 	assert_int_equal(c->threads, 5);
 	config_free(c);
 }
@@ -175,6 +224,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_sources),
 		cmocka_unit_test(test_files_in_order),
 		cmocka_unit_test(test_errors_name_the_place),
 		cmocka_unit_test(test_reload),
