@@ -15,6 +15,7 @@
 #include "base/num.h"
 #include "daemon/conn.h"
 #include "daemon/dispatch.h"
+#include "daemon/foreign.h"
 #include "daemon/models.h"
 
 enum { PROGRESS_EVERY_US = 100000 };
@@ -55,7 +56,6 @@ struct call *call_new(struct conn *conn, const struct dispatch_row *row, struct 
 	c->d = conn->d;
 	c->conn = conn;
 	c->user = user_ref(conn->user);
-	c->user->requests++;
 	c->admin = conn->peer.admin;
 	c->row = row;
 	c->id = in->frame->id;
@@ -74,6 +74,7 @@ struct call *call_new(struct conn *conn, const struct dispatch_row *row, struct 
 static void call_free(struct call *c)
 {
 	struct daemon *d = c->d;
+	struct user *owner = foreign_owner(c->user);
 
 	list_remove(&c->link);
 	list_remove(&c->waiting);
@@ -85,13 +86,30 @@ static void call_free(struct call *c)
 			models_release(c->entry[i]);
 	}
 	frame_in_deinit(&c->in);
+	foreign_owner(owner);
 	stream_unref(c->stream);
 	pthread_mutex_destroy(&c->lock);
-	c->user->requests--;
+	for (unsigned i = 0; i < c->n_charges; i++)
+		charge_deinit(&c->charges[i]);
 	user_put(c->user);
 	mem_free(c);
 	d->n_calls--;
 	daemon_check_drained(d);
+}
+
+bool call_charge(struct call *c, enum charge_kind kind, uint64_t n)
+{
+	struct err err = { 0 };
+	int r;
+
+	if (n == 0)
+		return true;
+	r = charge_take(&c->charges[c->n_charges], c->user, kind, n, &err);
+	if (r < 0)
+		call_fail(c, r, &err);
+	else
+		c->n_charges++;
+	return r == 0;
 }
 
 static void send_reply(struct call *c, Qllm__Frame *frame, const struct frame_fds *fds)
@@ -245,6 +263,10 @@ void call_submit(struct call *c, struct request *r, call_then_fn then)
 	struct err err = { 0 };
 	int result;
 
+	if (!call_charge(c, CHARGE_TOKENS, r->n_tokens)) {
+		request_free(r);
+		return;
+	}
 	r->uid = c->user->uid;
 	r->client = c->conn ? c->conn->number : 0;
 	r->sink = stream_sink;

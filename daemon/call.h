@@ -23,6 +23,8 @@ struct entry;
 typedef int (*call_run_fn)(struct call *c, struct err *err);
 typedef void (*call_then_fn)(struct call *c);
 
+/* open request, descriptors, bytes, tokens, intake, job */
+enum { CALL_CHARGES = 6 };
 struct call {
 	struct work work;
 	struct post post;               /* worker or engine has ended its step */
@@ -35,6 +37,8 @@ struct call {
 	const struct dispatch_row *row;
 	uint32_t id;
 	struct frame_in in;
+	struct charge charges[CALL_CHARGES];
+	unsigned n_charges;
 	atomic_bool cancel;
 	bool busy;                      /* a worker or the engine holds it */
 	bool detached;                  /* its reply was sent; goes on in silence */
@@ -65,6 +69,9 @@ struct call {
 
 /* Takes the frame over. NULL: out of memory, the frame stays the caller's. */
 struct call *call_new(struct conn *conn, const struct dispatch_row *row, struct frame_in *in);
+
+/* Charge n more to the call's user until it ends. false: refused, and the call has been failed. */
+bool call_charge(struct call *c, enum charge_kind kind, uint64_t n);
 
 /* sets the id; fds may be NULL, are sent */
 void call_reply(struct call *c, Qllm__Frame *frame, struct frame_fds *fds);

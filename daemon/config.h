@@ -17,7 +17,11 @@ struct config {
 	char *source[CONFIG_KEYS_MAX];
 	char *socket, *socket_group, *state_dir, *cache_dir, *log_level, *admin_group;
 	uint64_t threads, memory, chunk, max_sequences;
-	uint64_t connections_per_uid, queued_per_uid, prompt_bytes;
+	uint64_t connections_per_uid, queued_per_uid, fds_per_uid, ring_bytes_per_uid;
+	uint64_t prompt_bytes, prompt_bytes_per_uid, tokens_per_uid, intake_per_uid, jobs_per_uid;
+	uint64_t kv_bytes_per_uid;
+	uint64_t max_connections, max_queued, max_fds, max_ring_bytes, max_prompt_bytes, max_tokens;
+	uint64_t max_intake, max_jobs;
 	uint64_t idle_seconds, drain_seconds, stall_seconds;
 };
 enum config_type { CONFIG_STR, CONFIG_U64, CONFIG_BYTES };

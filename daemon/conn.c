@@ -12,26 +12,32 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
 #include "daemon/call.h"
 #include "daemon/dispatch.h"
+#include "daemon/foreign.h"
 
-enum { READS_MAX = 16, OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20 };
+enum { READS_MAX = 16, OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20, ADMIN_RESERVE = 8 };
 
 struct out {
 	struct list link;
 	uint8_t *data;
 	size_t n;
 	struct frame_fds fds;
+	struct charge bytes, held;      /* memory, memfds included; descriptors */
 };
 
 static void out_free(struct out *o)
 {
 	mem_free(o->data);
 	frame_fds_deinit(&o->fds);
+	charge_deinit(&o->bytes);
+	charge_deinit(&o->held);
 	mem_free(o);
 }
 
@@ -54,6 +60,22 @@ static int conn_flush(struct conn *conn)
 	return 0;
 }
 
+/* A reply that waits costs memory: its bytes and those of its blobs. */
+static int charge_out(struct conn *conn, struct out *o, size_t n)
+{
+	uint64_t bytes = n;
+	struct stat st;
+	int r;
+
+	for (unsigned i = 0; i < o->fds.n; i++)
+		if (fstat(o->fds.fd[i], &st) == 0)
+			bytes += (uint64_t)st.st_size;
+	r = charge_take(&o->bytes, conn->user, CHARGE_RING_BYTES, bytes, NULL);
+	if (r == 0 && o->fds.n > 0)
+		r = charge_take(&o->held, conn->user, CHARGE_FDS, o->fds.n, NULL);
+	return r;
+}
+
 static int enqueue(struct conn *conn, uint8_t **data, size_t n, const struct frame_fds *fds)
 {
 	struct out *o;
@@ -70,6 +92,10 @@ static int enqueue(struct conn *conn, uint8_t **data, size_t n, const struct fra
 			out_free(o);
 			return -EMFILE;
 		}
+	}
+	if (charge_out(conn, o, n) < 0) {
+		out_free(o);
+		return -ENOBUFS;
 	}
 	o->data = STEAL(*data);
 	o->n = n;
@@ -143,6 +169,7 @@ static int conn_on_io(sd_event_source *source, int fd, uint32_t revents, void *u
 
 	(void)source;
 	(void)fd;
+	foreign_owner(conn->user);
 	if (revents & EPOLLIN)
 		r = conn_read(conn, &err);
 	if (r == 0 && (revents & EPOLLOUT))
@@ -153,9 +180,10 @@ static int conn_on_io(sd_event_source *source, int fd, uint32_t revents, void *u
 		conn_close(conn, NULL);
 	} else if (r < 0) {
 		if (err.text[0])
-			conn_fault(conn, EXIT_USAGE, err.text);
+			conn_fault(conn, r == -EBUSY ? EXIT_BUSY : EXIT_USAGE, err.text);
 		conn_close(conn, err.text[0] ? err.text : strerror(-r));
 	}
+	foreign_owner(NULL);
 	return 0;       /* never < 0: sd-event would mute the source and leak the connection */
 }
 
@@ -167,10 +195,42 @@ static int on_hello_timeout(sd_event_source *source, uint64_t usec, void *userda
 	return 0;
 }
 
+/* Charge a new connection to its user. An administrator whom the limits leave no place comes in by
+ * the reserve. */
+static int admit(struct conn *conn, struct err *err)
+{
+	struct daemon *d = conn->d;
+	int r = charge_take(&conn->place, conn->user, CHARGE_CONNECTIONS, 1, err);
+
+	if (r == 0)
+		r = charge_take(&conn->fds, conn->user, CHARGE_FDS, CONN_FDS, err);
+	if (r == 0 || !conn->peer.admin || d->n_reserved >= ADMIN_RESERVE)
+		return r;
+	charge_deinit(&conn->place);
+	charge_force(&conn->fds, conn->user, CHARGE_FDS, CONN_FDS);
+	conn->reserved = true;
+	d->n_reserved++;
+	return 0;
+}
+
+int conn_leave_reserve(struct conn *conn, struct err *err)
+{
+	int r = conn->reserved ? charge_take(&conn->place, conn->user, CHARGE_CONNECTIONS, 1, err)
+	                       : 0;
+
+	if (r == 0 && conn->reserved) {
+		conn->reserved = false;
+		conn->d->n_reserved--;
+	}
+	return r;
+}
+
 int conn_new(struct daemon *d, int fd)
 {
 	static uint64_t numbers;
 	struct conn *conn = mem_alloc(sizeof(*conn));
+	struct err err = { 0 };
+	struct timespec t;
 	int r;
 
 	if (!conn) {
@@ -180,6 +240,8 @@ int conn_new(struct daemon *d, int fd)
 	conn->d = d;
 	conn->fd = fd;
 	conn->number = ++numbers;
+	clock_gettime(CLOCK_REALTIME, &t);
+	conn->since_us = (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 	list_init(&conn->calls);
 	list_init(&conn->out);
 	list_append(&d->conns, &conn->link);
@@ -190,23 +252,19 @@ int conn_new(struct daemon *d, int fd)
 		r = conn->user ? 0 : -ENOMEM;
 	}
 	if (r == 0)
-		conn->user->connections++;
-	if (r == 0)
 		r = sd_event_add_io(d->event, &conn->io, fd, EPOLLIN, conn_on_io, conn);
 	if (r >= 0)
 		r = sd_event_add_time_relative(d->event, &conn->hello_timer, CLOCK_MONOTONIC,
 		                               (uint64_t)HELLO_TIMEOUT_S * 1000000, 0,
 		                               on_hello_timeout, conn);
-	if (r < 0) {
+	if (r >= 0 && admit(conn, &err) < 0) {
+		conn_fault(conn, EXIT_BUSY, err.text);
+		conn_close(conn, "its user's limits");
+		return -EBUSY;
+	}
+	if (r < 0)
 		conn_close(conn, strerror(-r));
-		return r;
-	}
-	if (conn->user->connections > d->config->connections_per_uid) {
-		conn_fault(conn, EXIT_BUSY,
-		           "too many connections of this user (limits.connections_per_uid)");
-		conn_close(conn, "too many connections of its user");
-	}
-	return 0;
+	return r < 0 ? r : 0;
 }
 
 void conn_close(struct conn *conn, const char *why)
@@ -229,10 +287,12 @@ void conn_close(struct conn *conn, const char *why)
 	shutdown(conn->fd, SHUT_RDWR);
 	close(conn->fd);
 	stream_unref(conn->stream);
-	if (conn->user) {
-		conn->user->connections--;
+	charge_deinit(&conn->ring);
+	charge_deinit(&conn->fds);
+	charge_deinit(&conn->place);
+	d->n_reserved -= conn->reserved;
+	if (conn->user)
 		user_put(conn->user);
-	}
 	list_remove(&conn->link);
 	mem_free(conn);
 	d->n_conns--;

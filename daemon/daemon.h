@@ -27,6 +27,7 @@ struct daemon {
 	struct listener *listener;
 	struct list conns;              /* struct conn.link */
 	unsigned n_conns, n_calls;
+	unsigned n_reserved;            /* of n_conns: administrators beyond the limits */
 	bool draining, stopping;
 	uint64_t started_us;            /* CLOCK_MONOTONIC */
 	sd_event_source *tick;          /* housekeeping; off while there is nothing to watch */

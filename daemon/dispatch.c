@@ -84,6 +84,12 @@ static int on_hello(struct conn *conn, const struct frame_in *in, struct err *er
 		               HELLO_CLIENT_MAX);
 	if (hello->client)
 		strcpy(conn->name, hello->client);
+	r = charge_take(&conn->ring, conn->user, CHARGE_RING_BYTES, ring_size(hello), err);
+	if (r < 0 && conn->reserved)
+		charge_force(&conn->ring, conn->user, CHARGE_RING_BYTES, ring_size(hello));
+	else if (r < 0)
+		return r;
+	err_clear(err);
 	r = stream_new(&conn->stream, conn->d, conn->fd, ring_size(hello), &out, &page);
 	if (r < 0)
 		return err_set(err, r, "no memory for the connection's ring: %s", strerror(-r));
@@ -131,11 +137,42 @@ static void on_cancel(struct conn *conn, const struct frame_in *in)
 		call_cancel(c);
 }
 
+/* Bytes of the request's blobs, as far as blob_get will read them. */
+static uint64_t blob_bytes(const struct call *c)
+{
+	const ProtobufCMessageDescriptor *desc = c->in.info->desc;
+	const ProtobufCFieldDescriptor *body =
+		protobuf_c_message_descriptor_get_field(&qllm__frame__descriptor,
+	                                                (unsigned)c->in.frame->body_case);
+	const char *m = *(char *const *)((const char *)c->in.frame + body->offset);
+	uint64_t sum = 0, max = c->d->config->prompt_bytes;
+
+	for (unsigned i = 0; i < desc->n_fields; i++) {
+		const ProtobufCFieldDescriptor *f = &desc->fields[i];
+		const Qllm__Blob *b;
+
+		if (f->descriptor != &qllm__blob__descriptor || f->label == PROTOBUF_C_LABEL_REPEATED)
+			continue;
+		b = *(const Qllm__Blob *const *)(m + f->offset);
+		if (b)
+			sum += MIN(b->has_data ? b->data.len : b->size, max);
+	}
+	return sum;
+}
+
+/* What every request holds from its frame to its end. */
+static bool admit(struct call *c)
+{
+	return call_charge(c, CHARGE_REQUESTS, 1) && call_charge(c, CHARGE_FDS, c->in.fds.n) &&
+	       call_charge(c, CHARGE_PROMPT_BYTES, blob_bytes(c));
+}
+
 static int start_call(struct conn *conn, struct frame_in *in, const struct dispatch_row *row,
                       struct err *err)
 {
 	struct daemon *d = conn->d;
 	uint32_t id = in->frame->id;
+	struct err busy = { 0 };
 	struct call *c;
 
 	if (id == 0 || find_call(conn, id))
@@ -148,10 +185,8 @@ static int start_call(struct conn *conn, struct frame_in *in, const struct dispa
 		            "the daemon is shutting down: try again when it is back");
 		return 0;
 	}
-	if (conn->user->requests >= d->config->queued_per_uid && !row->light) {
-		reply_error(
-			conn, id, EXIT_BUSY,
-			"too many open requests of this user (limits.queued_per_uid): try again");
+	if (!row->light && conn_leave_reserve(conn, &busy) < 0) {
+		reply_error(conn, id, EXIT_BUSY, busy.text);
 		return 0;
 	}
 	c = call_new(conn, row, in);
@@ -161,7 +196,8 @@ static int start_call(struct conn *conn, struct frame_in *in, const struct dispa
 	}
 	memset(&in->fds, 0, sizeof(in->fds));   /* the call has them */
 	in->arena = (struct arena){ 0 };
-	row->handle(c);
+	if (row->light || admit(c))
+		row->handle(c);
 	return 0;
 }
 

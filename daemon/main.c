@@ -19,11 +19,12 @@
 #include "base/str.h"
 #include "daemon/call.h"
 #include "daemon/conn.h"
+#include "daemon/foreign.h"
 #include "daemon/journal.h"
 #include "daemon/listen.h"
 #include "daemon/models.h"
 
-enum { TICK_US = 1000000, INTAKE_THREADS = 4, SLOW_THREADS = 2, STOP_WAIT_S = 3 };
+enum { TICK_US = 1000000, SLOW_THREADS = 2, STOP_WAIT_S = 3 };
 
 struct override {                       /* from the command line, on top of the files */
 	const char *name, *value;
@@ -35,43 +36,12 @@ struct options {
 	bool check;                     /* read the configuration and end */
 };
 
-/* for daemon_close_foreign, which frame.c calls without context */
-static struct daemon *the_daemon;
-
 uint64_t daemon_now_us(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
-/* --- foreign descriptors ---------------------------------------------------------------------- */
-
-struct closing {
-	struct work work;
-	int fd;
-};
-
-static void closing_run(struct work *w)
-{
-	struct closing *c = container_of(w, struct closing, work);
-
-	close(c->fd);
-	mem_free(c);
-}
-
-void daemon_close_foreign(int fd)
-{
-	struct closing *c = the_daemon ? mem_alloc(sizeof(*c)) : NULL;
-
-	if (!c) {
-		close(fd);
-		return;
-	}
-	c->fd = fd;
-	c->work.run = closing_run;
-	workers_push(the_daemon->intake, &c->work);
 }
 
 /* --- housekeeping ----------------------------------------------------------------------------- */
@@ -377,7 +347,7 @@ static int start_loop(struct daemon *d, struct err *err)
 	if (r >= 0)
 		r = workers_new(&d->slow, "slow", SLOW_THREADS);
 	if (r >= 0)
-		r = workers_new(&d->intake, "intake", INTAKE_THREADS);
+		r = workers_new(&d->intake, "intake", (unsigned)d->config->max_intake);
 	return r < 0 ? err_set(err, r, "event loop and threads: %s", strerror(-r)) : 0;
 }
 
@@ -405,7 +375,7 @@ static bool stop(struct daemon *d)
 	/* Workers first: an evaluation waits for the engine. */
 	joined &= workers_stop(d->slow, STOP_WAIT_S);
 	joined &= workers_stop(d->prep, STOP_WAIT_S);
-	the_daemon = NULL;
+	foreign_init(NULL);
 	joined &= workers_stop(d->intake, STOP_WAIT_S);
 	d->engine = engine_free(d->engine);
 	if (d->posts)
@@ -429,7 +399,7 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 		r = start_loop(d, err);
 	if (r < 0)
 		return r;
-	the_daemon = d;
+	foreign_init(d);
 	frame_set_closer(daemon_close_foreign);
 	r = start_engine(d, k, err);
 	if (r == 0)
@@ -476,7 +446,7 @@ int main(int argc, char **argv)
 		return check_config(&options);
 	umask(0077);
 	list_init(&d.conns);
-	users_init(&d.users);
+	users_init(&d.users, &d.config);
 	journal_setup();
 	raise_files();
 	r = run(&d, &options, &kernels, &err);

@@ -171,6 +171,8 @@ void req_import(struct call *c)
 			"only an administrator may import in place: import without --in-place");
 		return;
 	}
+	if (!call_charge(c, CHARGE_INTAKE, 1))
+		return;
 	im = mem_alloc(sizeof(*im));
 	if (!im || copy_meta(&im->meta, q, c->user->uid) < 0 ||
 	    copy_meta(&holder, q, c->user->uid) < 0) {

@@ -6,6 +6,7 @@
 #include <time.h>
 #include "base/mbox.h"
 #include "base/mem.h"
+#include "base/num.h"
 
 struct posts {
 	struct mbox *box;
@@ -64,13 +65,15 @@ void posts_run(struct posts *p)
 	}
 }
 
-enum { WORKERS_MAX = 8 };
+enum { WORKERS_MAX = 64 };
 struct workers {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	struct list queue;
+	const char *name;
 	bool stop;
-	unsigned n;
+	/* threads: started, allowed, without work; items in the queue */
+	unsigned n, max, n_idle, n_queued;
 	pthread_t threads[WORKERS_MAX];
 };
 
@@ -82,12 +85,15 @@ static void *worker_main(void *arg)
 	for (;;) {
 		struct work *work;
 
+		w->n_idle++;
 		while (list_empty(&w->queue) && !w->stop)
 			pthread_cond_wait(&w->wake, &w->lock);
+		w->n_idle--;
 		if (list_empty(&w->queue))
 			break;
 		work = container_of(w->queue.next, struct work, link);
 		list_remove(&work->link);
+		w->n_queued--;
 		pthread_mutex_unlock(&w->lock);
 		work->run(work);
 		pthread_mutex_lock(&w->lock);
@@ -96,23 +102,32 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
+/* Lock held, or before anybody else knows w. */
+static int add_thread(struct workers *w)
+{
+	int r = pthread_create(&w->threads[w->n], NULL, worker_main, w);
+
+	if (r == 0)
+		pthread_setname_np(w->threads[w->n++], w->name);
+	return -r;
+}
+
 int workers_new(struct workers **ret, const char *name, unsigned n_threads)
 {
 	struct workers *w = mem_alloc(sizeof(*w));
+	int r;
 
 	if (!w)
 		return -ENOMEM;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->wake, NULL);
 	list_init(&w->queue);
-	for (w->n = 0; w->n < n_threads && w->n < WORKERS_MAX; w->n++) {
-		int r = pthread_create(&w->threads[w->n], NULL, worker_main, w);
-
-		if (r != 0) {
-			workers_stop(w, 1);
-			return -r;
-		}
-		pthread_setname_np(w->threads[w->n], name);
+	w->name = name;
+	w->max = MIN(n_threads, (unsigned)WORKERS_MAX);
+	r = add_thread(w);
+	if (r < 0) {
+		workers_stop(w, 1);
+		return r;
 	}
 	*ret = w;
 	return 0;
@@ -122,6 +137,10 @@ void workers_push(struct workers *w, struct work *work)
 {
 	pthread_mutex_lock(&w->lock);
 	list_append(&w->queue, &work->link);
+	w->n_queued++;
+	/* Should no further thread start, those that are there come to it. */
+	if (w->n_queued > w->n_idle && w->n < w->max && !w->stop)
+		(void)add_thread(w);
 	pthread_cond_signal(&w->wake);
 	pthread_mutex_unlock(&w->lock);
 }

@@ -25,6 +25,7 @@ struct work {
 	void (*run)(struct work *w);
 };
 struct workers;
+/* n_threads: at most; they start when there is work and none is free. name: static. */
 int workers_new(struct workers **ret, const char *name, unsigned n_threads);
 void workers_push(struct workers *w, struct work *work);       /* any thread */
 /* Runs what is queued, then joins. false: a thread did not end within timeout_s (a client's file
