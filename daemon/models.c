@@ -192,6 +192,23 @@ struct entry *models_find(struct call *c, const char *name)
 	return best;
 }
 
+bool models_look(struct entry *e)
+{
+	const char *fault;
+
+	if (e->state != ENTRY_LOADED)
+		return false;
+	if (weightmap_recheck(e->model->map))
+		fault = "its file was cut, written to or not readable while in use";
+	else if (weightmap_unlinked(e->model->map))
+		fault = "its file was deleted or replaced while in use";
+	else
+		return false;
+	if (!e->fault)
+		e->fault = mem_strdup(fault);
+	return true;
+}
+
 void models_acquire(struct entry *e)
 {
 	e->users++;
@@ -201,12 +218,10 @@ void models_release(struct entry *e)
 {
 	e->users--;
 	e->idle_since_us = daemon_now_us();
-	if (e->users > 0 || e->state != ENTRY_LOADED || !weightmap_poisoned(e->model->map))
+	if (e->users > 0 || !models_look(e))
 		return;
-	/* Its file was cut while mapped: every request on it has failed, and the next load says
-	 * what is wrong. */
-	log_msg(LOG_L_ERR, "model %s: its file was truncated while in use", e->meta.name);
-	models_unload(e, NULL);
+	log_msg(LOG_L_ERR, "model %s: %s", e->meta.name, e->fault ? e->fault : "its file is gone");
+	models_unload(e, NULL);         /* the next load says what is wrong now */
 }
 
 static void hand_out(struct entry *e, struct call *c)
@@ -298,6 +313,9 @@ static void load_run(struct work *w)
 	_cleanup_(model_unrefp) struct model *m = NULL;
 
 	load->result = fd < 0 ? fd : model_load(&m, fd, load->entry->meta.name, &load->err);
+	/* between the look at its identity and the mapping it may have changed once more */
+	if (load->result == 0)
+		load->result = store_same_file(&load->entry->meta, fd, &load->err);
 	if (load->result == 0)
 		load->result = engine_prepare(d->engine, m, &load->err);
 	if (load->result == 0) {
@@ -345,6 +363,12 @@ void call_with_model(struct call *c, const char *name, unsigned slot, call_then_
 		return;
 	e = c->entry[slot];
 	c->then = then;
+	if (models_look(e)) {
+		call_fail_class(c, EXIT_FAILED, -EIO,
+		                "model %s: %s: `qllmctl rm` the model and import it again",
+		                e->meta.name, e->fault ? e->fault : "its file is gone");
+		return;
+	}
 	if (e->state == ENTRY_LOADED) {
 		hand_out(e, c);
 		return;

@@ -44,6 +44,10 @@ int models_add(struct models *m, struct store_meta *meta, struct entry **ret);
 /* from the catalogue (import failed, removed); unused and not loaded */
 void models_drop(struct entry *e);
 
+/* Look at the file of a loaded model: true, and e->fault says why, when it is not what was mapped
+ * or has no name left. Requests that run on a replaced file end well: its bytes are still there;
+ * new ones fail, and the model is unloaded when nobody uses it. */
+bool models_look(struct entry *e);
 void models_acquire(struct entry *e);
 void models_release(struct entry *e);
 /* Pin entry `name` to c->entry[slot] and a reference to c->model[slot], loading first where needed;

@@ -26,6 +26,7 @@ static void fill_info(Qllm__ModelInfo *info, struct entry *e)
 	info->in_place = e->meta.in_place;
 	info->shared = e->meta.shared;
 	info->uid = e->meta.uid;
+	models_look(e);
 	info->fault = e->fault;
 }
 

@@ -201,7 +201,7 @@ static int verify_run(struct call *c, struct err *err)
 	call_progress(c, "verifying", 0, m->bytes, "bytes");
 	r = model_verify(model, &c->cancel, err);
 	if (r == 0 && weightmap_poisoned(model->map))
-		r = err_set(err, -EIO, "the file of model %s was truncated meanwhile", m->name);
+		r = err_set(err, -EIO, "the file of model %s was cut meanwhile", m->name);
 	return r;
 }
 

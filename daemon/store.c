@@ -353,18 +353,14 @@ static uint64_t mtime_ns(const struct stat *st)
 	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
 }
 
-static int open_in_place(const struct store_meta *m, struct err *err)
+int store_same_file(const struct store_meta *m, int fd, struct err *err)
 {
-	_cleanup_close_ int fd = -1;
 	struct stat st;
 
-	if (m->path[0] != '/')
-		return err_set(err, -EINVAL, "a model in place needs an absolute path");
-	fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_set(err, errno == ENOENT ? -EIO : -errno,
-		               "%s: %s: bring the file back, or `qllmctl rm` the model", m->path,
-		               strerror(errno));
+	if (!m->in_place)
+		return 0;
+	if (fstat(fd, &st) < 0)
+		return err_set(err, -errno, "%s: %s", m->path, strerror(errno));
 	if (st.st_dev != m->dev || st.st_ino != m->ino || mtime_ns(&st) != m->mtime_ns ||
 	    (uint64_t)st.st_size != m->bytes)
 		return err_set(
@@ -372,7 +368,23 @@ static int open_in_place(const struct store_meta *m, struct err *err)
 			"%s is not the file that was imported (replaced or written to): `qllmctl "
 			"rm` the model and import it again",
 			m->path);
-	return STEAL_FD(fd);
+	return 0;
+}
+
+static int open_in_place(const struct store_meta *m, struct err *err)
+{
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (m->path[0] != '/')
+		return err_set(err, -EINVAL, "a model in place needs an absolute path");
+	fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return err_set(err, errno == ENOENT ? -EIO : -errno,
+		               "%s: %s: bring the file back, or `qllmctl rm` the model", m->path,
+		               strerror(errno));
+	r = store_same_file(m, fd, err);
+	return r < 0 ? r : STEAL_FD(fd);
 }
 
 static int import_in_place(struct store *s, struct store_meta *m, int fd, const struct stat *st,

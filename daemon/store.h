@@ -41,4 +41,6 @@ int store_import(struct store *s, struct store_meta *meta, int fd, store_progres
                  void *user, struct err *err);
 /* The model's file, O_RDONLY; in place: only if it is still the same file. */
 int store_open_model(struct store *s, const struct store_meta *meta, struct err *err);
+/* 0 when fd is still the file that was imported (always for one of the store); -EIO. */
+int store_same_file(const struct store_meta *meta, int fd, struct err *err);
 int store_remove(struct store *s, const struct store_meta *meta, struct err *err);

@@ -215,8 +215,8 @@ int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *e
 	if (l && (l->poisoned || model_poisoned(m)))
 		return err_set(
 			err, -EIO,
-			"the file of model %s could not be read while computing (truncated?): "
-			"unload and load it again",
+			"the file of model %s was cut, written to or not readable while computing: "
+			"try again when its other requests have ended",
 			model_label(m, label));
 	if (!l) {
 		r = lane_new(e, m, &l, err);

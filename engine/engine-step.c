@@ -329,7 +329,8 @@ static void use_step(struct engine *e, const struct step *st, const float *logit
 static void poison(struct engine *e, struct lane *l, int code)
 {
 	static const char what[] =
-		"its file could not be read while computing (truncated?): unload and load it again";
+		"its file was cut, written to or not readable while computing: if it is served in "
+		"place, `qllmctl rm` the model and import it again";
 
 	l->poisoned = true;
 	list_for_safe(&l->seqs, it)
@@ -404,7 +405,7 @@ static bool run_read(struct engine *e, struct lane *l)
 	t0 = seq_now();
 	s->bytes_read += exec_read_step(l->exec);
 	s->read_s += seq_now() - t0;
-	if (model_poisoned(l->model))
+	if (model_recheck(l->model))
 		poison(e, l, -EIO);
 	else if (++s->n_out == s->max_out)
 		engine_finish(e, s, FINISH_STOP, NULL);

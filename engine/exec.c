@@ -69,8 +69,7 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 	if (r < 0)
 		return r;
 	if (model_poisoned(m))
-		return err_set(err, -EIO, "%s: the model's file was truncated while in use",
-		               m->name);
+		return err_set(err, -EIO, "%s: the model's file was cut while in use", m->name);
 	*ret = STEAL(x);
 	return 0;
 }
@@ -131,8 +130,8 @@ int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const 
 		if (b->n_rows > 0)
 			ops[op->kind](x, op);
 	}
-	if (model_poisoned(x->m))
-		return err_set(err, -EIO, "%s: the model's file was truncated while in use",
+	if (model_recheck(x->m))
+		return err_set(err, -EIO, "%s: the model's file was cut or written to while in use",
 		               x->m->name);
 	if (all_cancelled(slices, n_slices))
 		return -ECANCELED;

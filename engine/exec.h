@@ -35,7 +35,7 @@ struct exec *exec_free(struct exec *x);
 DEFINE_FREEP(struct exec, exec_free)
 /* sum of n <= max_rows, sum of n_logits <= max_logits. *ret_logits: rows of n_vocab floats in slice
  * order (cancelled slices' rows left out), valid until the next step. 0, -ECANCELED when every
- * slice was cancelled, -EIO when the model's mapping was poisoned (file truncated): results are
+ * slice was cancelled, -EIO when the model's mapping is poisoned (weightmap.h): results are
  * void then. */
 int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits,
               struct err *err);

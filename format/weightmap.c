@@ -10,10 +10,15 @@
  *     its slot is live.
  *  3. The handler makes one system call (mmap) a fault and allocates nothing. Two threads that
  *     fault in one range both put zeros over it, which is the same as one doing so.
- *  4. Any other SIGBUS goes where it went before. */
+ *  4. Any other SIGBUS goes where it went before.
+ *  5. The map keeps a descriptor of its file and what fstat said before it was mapped. A file
+ *     system sets the times of a file that is written to or punched before the call returns, at
+ *     most microseconds after the pages have changed: a step that ends in between may pass, the
+ *     next one does not. */
 #include "format/weightmap.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -21,6 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -39,6 +45,9 @@ struct weightmap {
 	uint8_t *base;
 	size_t size;
 	struct range *range;
+	int fd;
+	struct timespec mtime;          /* when it was mapped */
+	bool linked;                    /* it had a name then */
 };
 /* The slots outlive the maps, because the handler may look at one at any time. */
 struct range {
@@ -120,6 +129,7 @@ static struct range *range_take(uintptr_t start, size_t size)
 int weightmap_open(struct weightmap **ret, int fd, const char *name, struct err *err)
 {
 	_cleanup_mem_ struct weightmap *w = NULL;
+	_cleanup_close_ int own = -1;
 	char shown[80];
 	struct stat st;
 	void *base;
@@ -135,18 +145,24 @@ int weightmap_open(struct weightmap **ret, int fd, const char *name, struct err 
 	w = mem_alloc(sizeof(*w));
 	if (!w)
 		return err_set(err, -ENOMEM, "%s: not enough memory to map it", shown);
+	own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (own < 0)
+		return err_set(err, -errno, "%s: keeping it open: %s", shown, strerror(errno));
 	base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
 		return err_set(err, -errno, "%s: mapping %llu bytes: %s", shown,
 		               (unsigned long long)st.st_size, strerror(errno));
 	w->base = base;
 	w->size = (size_t)st.st_size;
+	w->mtime = st.st_mtim;
+	w->linked = st.st_nlink > 0;
 	w->range = range_take((uintptr_t)base, align_up(w->size, page_size));
 	if (!w->range) {
 		munmap(base, w->size);
 		return err_set(err, -EMFILE, "%s: %d model files are mapped already; unload one",
 		               shown, RANGES_MAX);
 	}
+	w->fd = STEAL_FD(own);
 	atomic_init(&w->refs, 1);
 	*ret = STEAL(w);
 	return 0;
@@ -164,6 +180,7 @@ struct weightmap *weightmap_unref(struct weightmap *w)
 	atomic_store(&w->range->end, 0);
 	pthread_mutex_unlock(&ranges_lock);
 	munmap(w->base, w->size);
+	close(w->fd);
 	return mem_free(w);
 }
 
@@ -178,6 +195,22 @@ uint64_t weightmap_size(const struct weightmap *w)
 bool weightmap_poisoned(const struct weightmap *w)
 {
 	return atomic_load(&w->range->poisoned);
+}
+bool weightmap_recheck(struct weightmap *w)
+{
+	struct stat st;
+
+	if (!weightmap_poisoned(w) &&
+	    (fstat(w->fd, &st) < 0 || (uint64_t)st.st_size != w->size ||
+	     st.st_mtim.tv_sec != w->mtime.tv_sec || st.st_mtim.tv_nsec != w->mtime.tv_nsec))
+		atomic_store(&w->range->poisoned, true);
+	return weightmap_poisoned(w);
+}
+bool weightmap_unlinked(const struct weightmap *w)
+{
+	struct stat st;
+
+	return w->linked && fstat(w->fd, &st) == 0 && st.st_nlink == 0;
 }
 uint64_t weightmap_resident(const struct weightmap *w)
 {

@@ -2,9 +2,10 @@
  *
  * If the file is truncated under the mapping, the first touch beyond its end raises SIGBUS; the
  * guard's handler (installed once, async-signal-safe, chains to the former one for foreign
- * addresses) maps zeros over the rest of the range and sets `poisoned`. Whoever computes on the map
- * checks weightmap_poisoned() after the step and drops its results. Refcounted; ref/unref from any
- * thread. */
+ * addresses) maps zeros over the rest of the range and sets `poisoned`. What raises no signal - a
+ * hole punched into the file, bytes written to it - shows in its times: weightmap_recheck() looks
+ * at them and poisons the map likewise. Whoever computes on the map asks weightmap_recheck() after
+ * each step and drops the step's results. Refcounted; everything from any thread. */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -23,6 +24,11 @@ DEFINE_FREEP(struct weightmap, weightmap_unref)
 const uint8_t *weightmap_data(const struct weightmap *w);
 uint64_t weightmap_size(const struct weightmap *w);
 bool weightmap_poisoned(const struct weightmap *w);
+/* The same after a look at the file (one fstat): poisoned too when its size or its time of
+ * modification is not what was mapped. */
+bool weightmap_recheck(struct weightmap *w);
+/* Its last name was removed, or another file was put in its place. The mapping stays whole. */
+bool weightmap_unlinked(const struct weightmap *w);
 /* Bytes resident now (mincore); used by `ps`. */
 uint64_t weightmap_resident(const struct weightmap *w);
 /* Read [off, off+n) ahead, in slices, giving up early when *cancel turns true; -EFAULT when the

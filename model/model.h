@@ -76,11 +76,15 @@ int model_load(struct model **ret, int fd, const char *name, struct err *err);
 struct model *model_ref(struct model *m);
 struct model *model_unref(struct model *m);
 DEFINE_FREEP(struct model, model_unref)
-/* The file shrank under the mapping and zeros stand in its place: drop what was computed since the
- * last look. */
+/* The file was cut or written to under the mapping: drop what was computed since the last look. */
 static inline bool model_poisoned(const struct model *m)
 {
 	return weightmap_poisoned(m->map);
+}
+/* The look itself, one fstat: after every step. */
+static inline bool model_recheck(const struct model *m)
+{
+	return weightmap_recheck(m->map);
 }
 
 /* Bytes that serving needs beside the mapping. Per-thread scratch of the engine is not in it. */

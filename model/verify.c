@@ -123,8 +123,8 @@ int model_verify(const struct model *m, const atomic_bool *cancel, struct err *e
 	for (size_t i = 0; i < m->gguf->n_tensors; i++) {
 		int r = verify_tensor(m, &m->gguf->tensors[i], cancel, err);
 
-		if (weightmap_poisoned(m->map))
-			return err_set(err, -EIO, "the file was cut short while it was read");
+		if (weightmap_recheck(m->map))
+			return err_set(err, -EIO, "the file was cut or written to meanwhile");
 		if (r < 0)
 			return r;
 	}

@@ -6,6 +6,8 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -257,6 +259,56 @@ static void test_populate_and_resident(void **state)
 	close(fd);
 }
 
+/* What raises no signal: a look at the file tells. */
+static void test_writes_and_holes_poison(void **state)
+{
+	enum { WRITE, PUNCH, LONGER, N };
+
+	(void)state;
+	for (int how = 0; how < N; how++) {
+		struct weightmap *w;
+		int fd = make_file(0), r = 0;
+
+		assert_int_equal(weightmap_open(&w, fd, "x", NULL), 0);
+		assert_false(weightmap_recheck(w));
+		assert_false(weightmap_unlinked(w));    /* it never had a name */
+		usleep(20000);                          /* the clock of files is coarse */
+		if (how == WRITE)
+			r = pwrite(fd, "?", 1, 9) - 1;
+		else if (how == PUNCH)
+			r = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)page,
+			              (off_t)page);
+		else
+			r = ftruncate(fd, (off_t)((PAGES + 1) * page));
+		assert_int_equal(r, 0);
+		assert_false(weightmap_poisoned(w));
+		assert_true(weightmap_recheck(w));
+		assert_true(weightmap_poisoned(w));
+		weightmap_unref(w);
+		close(fd);
+	}
+}
+
+static void test_replaced_file_stays_whole(void **state)
+{
+	char path[] = "/tmp/qllm-weightmap-XXXXXX", other[] = "/tmp/qllm-weightmap-XXXXXX";
+	int fd = mkstemp(path), new = mkstemp(other);
+	struct weightmap *w;
+
+	(void)state;
+	assert_int_equal(write(fd, "weights", 7), 7);
+	assert_int_equal(weightmap_open(&w, fd, "x", NULL), 0);
+	assert_false(weightmap_unlinked(w));
+	assert_int_equal(rename(other, path), 0);
+	assert_true(weightmap_unlinked(w));
+	assert_false(weightmap_recheck(w));
+	assert_memory_equal(weightmap_data(w), "weights", 7);
+	weightmap_unref(w);
+	unlink(path);
+	close(fd);
+	close(new);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -267,6 +319,8 @@ int main(void)
 		cmocka_unit_test(test_truncation_poisons_one_map),
 		cmocka_unit_test(test_threads_survive_truncation),
 		cmocka_unit_test(test_populate_and_resident),
+		cmocka_unit_test(test_writes_and_holes_poison),
+		cmocka_unit_test(test_replaced_file_stays_whole),
 	};
 
 	struct sigaction sa = { .sa_handler = on_foreign };
