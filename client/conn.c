@@ -7,7 +7,10 @@
  *    the lock. Everything else belongs to the one thread that uses the struct.
  * 3. Frames keep their order: nothing is sent past a queued one.
  * 4. A failed send loses nothing but time: the socket then reads as closed, and dispatch ends the
- *    calls. */
+ *    calls.
+ * 5. A daemon that was there and went away is most likely starting anew: the first call after the
+ *    loss waits for it a little, and for that socket alone. The calls after a wait in vain do not
+ *    wait again, so that a program without its daemon fails fast. */
 #include "config.h"
 #include <errno.h>
 #include <poll.h>
@@ -22,6 +25,8 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "client/conn.h"
+
+enum { RETURN_MS = 5000, RETURN_STEP_US = 20000 };
 
 struct out_frame {
 	struct list link;
@@ -149,8 +154,10 @@ void conn_lose(struct qllm *q)
 	pthread_mutex_lock(&q->lock);
 	list_for_safe(&q->out, it)
 		out_free(container_of(it, struct out_frame, link));
-	if (q->sock >= 0)
+	if (q->sock >= 0) {
 		close(q->sock);         /* leaves the epoll set by itself */
+		q->returning = true;
+	}
 	q->sock = -1;
 	q->polls_out = false;
 	pthread_mutex_unlock(&q->lock);
@@ -270,12 +277,17 @@ static int attach(struct qllm *q, int *fd, struct ring_reader **ring, const char
 	return 0;
 }
 
-/* Candidates: the option, or QLLM_SOCKET, or the user's daemon and then the system's. */
+/* Candidates: the one that was lost just now; else the option, or QLLM_SOCKET, or the user's daemon
+ * and then the system's. */
 static unsigned candidates(const struct qllm *q, char user[108 + 32], const char *ret[2])
 {
 	const char *env = getenv("QLLM_SOCKET"), *run = getenv("XDG_RUNTIME_DIR");
 	unsigned n = 0;
 
+	if (q->returning && q->path) {
+		ret[0] = q->path;
+		return 1;
+	}
 	if (q->socket || (env && *env)) {
 		ret[0] = q->socket ? q->socket : env;
 		return 1;
@@ -290,7 +302,8 @@ static unsigned candidates(const struct qllm *q, char user[108 + 32], const char
 	return n;
 }
 
-int qllm_connect(struct qllm *q)
+/* One round over the candidates. */
+static int connect_once(struct qllm *q)
 {
 	char user[108 + 32];
 	const char *path[2];
@@ -300,8 +313,6 @@ int qllm_connect(struct qllm *q)
 	int r = -ENOENT, exit_class = EXIT_UNREACHABLE;
 	struct err err = { 0 };
 
-	if (q->sock >= 0)
-		return 0;
 	for (i = 0; i < n; i++) {
 		r = dial(q, path[i], &fd, &err);
 		if (r != -ENOENT && r != -ECONNREFUSED)
@@ -326,6 +337,43 @@ int qllm_connect(struct qllm *q)
 		return error_set(q, r, exit_class, "%s: %s", path[i], err.text);
 	}
 	return 0;
+}
+
+static double now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec * 1e-6;
+}
+
+/* Nobody listens, or whoever did is just leaving. */
+static bool is_absence(int r)
+{
+	return r == -ENOENT || r == -ECONNREFUSED || is_loss(r);
+}
+
+int qllm_connect(struct qllm *q)
+{
+	int wait_ms = q->returning ? MIN(q->timeout_ms, (int)RETURN_MS) : 0, r;
+	double end = now_ms() + wait_ms;
+
+	if (q->sock >= 0)
+		return 0;
+	for (;;) {
+		r = connect_once(q);
+		if (!is_absence(r) || now_ms() >= end)
+			break;
+		usleep(RETURN_STEP_US);
+	}
+	q->returning = false;
+	if (wait_ms > 0 && is_absence(r))
+		return error_set(
+			q, r, EXIT_UNREACHABLE,
+			"the daemon at %s went away and was not back after %.1f s: see whether it "
+			"runs, then try again",
+			qllm_socket(q), wait_ms / 1e3);
+	return r;
 }
 
 int conn_ready(struct qllm *q)
@@ -410,14 +458,6 @@ const char *qllm_socket(const struct qllm *q)
 const char *qllm_version(void)
 {
 	return PACKAGE_VERSION;
-}
-
-static double now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec * 1e-6;
 }
 
 /* Read frames till the socket has no more; 0, or why the connection is over. */

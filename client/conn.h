@@ -30,7 +30,8 @@ struct qllm {
 	bool polls_out;
 	uint32_t last_id;
 
-	char *path;                     /* of the connection */
+	char *path;                     /* of the connection, or of the last one */
+	bool returning;                 /* that was lost, and nobody has waited for it yet */
 	struct ring_reader *ring;
 	struct list calls;              /* struct call, open */
 	struct list lost;               /* struct call whose connection is gone: DONE is due */

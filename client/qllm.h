@@ -9,8 +9,9 @@
  * holds one sentence for people and qllm_error_class() the exit code that qllmctl would end with.
  *
  * Connection. Made by the first request (or qllm_connect), and made anew by the next request after
- * it was lost: open requests then end with -ECONNRESET. qllm_fd() is the same number for the whole
- * life of the struct.
+ * it was lost: open requests then end with -ECONNRESET. A daemon that restarts is waited for: that
+ * next request blocks until it is back, at most timeout_ms and 5 s; later ones fail at once.
+ * qllm_fd() is the same number for the whole life of the struct.
  *
  * Threads. One thread at a time uses a struct qllm; only qllm_cancel() may be called by any thread
  * at any time. Inside an event function requests may be started and cancelled; qllm_dispatch,

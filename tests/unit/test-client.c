@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #include "base/cleanup.h"
 #include "client/qllm.h"
@@ -184,28 +185,39 @@ static void *fake_run(void *user)
 	return NULL;
 }
 
-static void fake_start(struct fake *k, unsigned accepts, uint32_t protocol)
+static void fake_listen(struct fake *k)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 
-	memset(k, 0, sizeof(*k));
-	strcpy(k->dir, "/tmp/qllm-test-XXXXXX");
-	assert_non_null(mkdtemp(k->dir));
-	snprintf(k->path, sizeof(k->path), "%s/s", k->dir);
 	strcpy(sa.sun_path, k->path);
-	k->accepts = accepts;
-	k->protocol = protocol;
 	k->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	assert_int_equal(bind(k->listener, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	assert_int_equal(listen(k->listener, 4), 0);
 	assert_int_equal(pthread_create(&k->thread, NULL, fake_run, k), 0);
 }
 
-static void fake_stop(struct fake *k)
+static void fake_start(struct fake *k, unsigned accepts, uint32_t protocol)
+{
+	memset(k, 0, sizeof(*k));
+	strcpy(k->dir, "/tmp/qllm-test-XXXXXX");
+	assert_non_null(mkdtemp(k->dir));
+	snprintf(k->path, sizeof(k->path), "%s/s", k->dir);
+	k->accepts = accepts;
+	k->protocol = protocol;
+	fake_listen(k);
+}
+
+/* Its directory stays, so that another can take its place. */
+static void fake_end(struct fake *k)
 {
 	pthread_join(k->thread, NULL);
 	close(k->listener);
 	unlink(k->path);
+}
+
+static void fake_stop(struct fake *k)
+{
+	fake_end(k);
 	rmdir(k->dir);
 }
 
@@ -432,6 +444,58 @@ static void test_reconnect(void **state)
 	fake_stop(&k);
 }
 
+static void *return_late(void *user)
+{
+	struct fake *k = user;
+
+	usleep(400000);
+	fake_listen(k);
+	return NULL;
+}
+
+/* The first call after a loss waits for the daemon; when it does not come back, the next ones do
+ * not. */
+static void test_daemon_returns(void **state)
+{
+	struct fake k, again;
+	struct qllm_options o = QLLM_OPTIONS_INIT;
+	struct qllm_generate_args a;
+	struct seen s = { .in_order = true };
+	struct qllm *q;
+	struct timespec t0, t1;
+	pthread_t thread;
+	char *text;
+
+	(void)state;
+	fake_start(&k, 1, PROTO_VERSION);
+	again = k;
+	o.socket = k.path;
+	o.timeout_ms = 2000;                    /* how long it waits as well */
+	assert_int_equal(qllm_new(&q, &o), 0);
+	ask(&a, "bye");
+	assert_int_equal(qllm_wait(q, qllm_generate(q, &a, on_event, &s), 10000), -ECONNRESET);
+	fake_end(&k);
+	assert_int_equal(pthread_create(&thread, NULL, return_late, &again), 0);
+	ask(&a, "again");
+	assert_int_equal(qllm_complete(q, &a, &text, NULL), 0);
+	assert_string_equal(text, "Paris");
+	qllm_text_free(text);
+	pthread_join(thread, NULL);
+	ask(&a, "bye");
+	assert_int_equal(qllm_wait(q, qllm_generate(q, &a, on_event, &s), 10000), -ECONNRESET);
+	fake_stop(&again);
+	assert_true(qllm_generate(q, &a, on_event, &s) < 0);
+	assert_int_equal(qllm_error_class(q), EXIT_UNREACHABLE);
+	assert_non_null(strstr(qllm_error_text(q), "went away"));
+	clock_gettime(CLOCK_MONOTONIC, &t0);
+	assert_true(qllm_generate(q, &a, on_event, &s) < 0);
+	clock_gettime(CLOCK_MONOTONIC, &t1);
+	assert_true(t1.tv_sec - t0.tv_sec <= 1);
+	assert_int_equal(qllm_error_class(q), EXIT_UNREACHABLE);
+	assert_non_null(strstr(qllm_error_text(q), "no qllmd answers"));
+	qllm_free(q);
+}
+
 static void test_wrong_protocol(void **state)
 {
 	struct fake k;
@@ -470,6 +534,7 @@ int main(void)
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_list_pages),
 		cmocka_unit_test(test_reconnect),
+		cmocka_unit_test(test_daemon_returns),
 		cmocka_unit_test(test_wrong_protocol),
 		cmocka_unit_test(test_no_daemon),
 	};
