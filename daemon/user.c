@@ -216,9 +216,11 @@ int user_set_limit(struct user *user, const char *text, struct err *err)
 {
 	const char *eq = strchr(text, '=');
 	char shown[64];
-	struct config scratch = { 0 };
+	_cleanup_(config_freep) struct config *scratch = mem_alloc(sizeof(*scratch));
 	int r;
 
+	if (!scratch)
+		return err_set(err, -ENOMEM, "out of memory");
 	for (unsigned i = 0; eq && i < LIMIT_KINDS; i++) {
 		if (strlen(kinds[i].own) != (size_t)(eq - text) ||
 		    strncmp(kinds[i].own, text, (size_t)(eq - text)) != 0)
@@ -227,10 +229,9 @@ int user_set_limit(struct user *user, const char *text, struct err *err)
 			set(user, i, false, 0);
 			return 0;
 		}
-		/* numbers only: nothing in scratch needs freeing */
-		r = config_set(&scratch, kinds[i].own, eq + 1, err);
+		r = config_set(scratch, kinds[i].own, eq + 1, "client limit", err);
 		if (r == 0)
-			set(user, i, true, setting(&scratch, kinds[i].own_at));
+			set(user, i, true, setting(scratch, kinds[i].own_at));
 		return r;
 	}
 	return err_set(err, -EINVAL,
