@@ -475,6 +475,46 @@ int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps, qllm_
 	return submit_plain(q, &frame, fn, user);
 }
 
+int64_t qllm_config(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Config m = QLLM__CONFIG__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_CONFIG;
+	frame.config = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_metrics(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Metrics m = QLLM__METRICS__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_METRICS;
+	frame.metrics = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_activity(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Activity m = QLLM__ACTIVITY__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_ACTIVITY;
+	frame.activity = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_monitor(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Monitor m = QLLM__MONITOR__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_MONITOR;
+	frame.monitor = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
 static void complete_event(void *user, const struct qllm_event *ev)
 {
 	struct sbuf *text = user;

@@ -80,6 +80,7 @@ enum qllm_event_type {                  /* ignore those you do not know */
 	QLLM_EVENT_PROGRESS = 3,
 	QLLM_EVENT_MODEL = 4,           /* one model of qllm_list or qllm_import */
 	QLLM_EVENT_LOADED = 5,          /* one model of qllm_ps */
+	QLLM_EVENT_NOTICE = 8,          /* something that qllm_monitor saw */
 };
 struct qllm_logprob {
 	int32_t id;
@@ -154,6 +155,22 @@ struct qllm_read_result {
 	uint64_t bytes, bytes_per_token;
 	double seconds, flops_per_token;
 };
+struct qllm_notice {
+	/* "connect", "disconnect", "begin", "end", "load", "unload", "fault", "job"; others
+	 * may come */
+	const char *kind;
+	double time;                    /* seconds since 1970 */
+	uint32_t uid, pid, request;     /* request: its id on that connection */
+	uint64_t client;                /* number of the connection, 0 = none */
+	/* NULL where it says nothing: the client's name, the kind of request or job, the model, how
+	 * it ended or a job's state, why */
+	const char *name, *what, *model, *result, *text;
+	int has_tokens;                 /* the six below count */
+	uint32_t prompt_tokens, cached_tokens, completion_tokens;
+	double prompt_s, first_token_s, decode_s;
+	double seconds;                 /* a request's or a load's, 0 = none */
+	uint64_t dropped;               /* notices lost before this one: the program is too slow */
+};
 struct qllm_event {
 	enum qllm_event_type type;
 	int64_t id;                     /* the request */
@@ -175,6 +192,7 @@ struct qllm_event {
 	const struct qllm_load_result *load;
 	const struct qllm_eval_result *eval;
 	const struct qllm_read_result *read;
+	const struct qllm_notice *notice;
 };
 typedef void (*qllm_event_fn)(void *user, const struct qllm_event *event);
 
@@ -309,6 +327,18 @@ QLLM_API int64_t qllm_eval(struct qllm *q, const struct qllm_eval_args *args, ql
  * roofline of decoding. */
 QLLM_API int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps,
                                  qllm_event_fn fn, void *user);
+
+/* --- for operators ---------------------------------------------------------------------------- */
+
+/* data: a JSON array, one object for each setting of the daemon. */
+QLLM_API int64_t qllm_config(struct qllm *q, qllm_event_fn fn, void *user);
+/* data: Prometheus text 0.0.4. */
+QLLM_API int64_t qllm_metrics(struct qllm *q, qllm_event_fn fn, void *user);
+/* data: a JSON object with what is open now, "users" and "requests"; of others only for
+ * administrators. */
+QLLM_API int64_t qllm_activity(struct qllm *q, qllm_event_fn fn, void *user);
+/* NOTICE events until it is cancelled or the daemon stops. */
+QLLM_API int64_t qllm_monitor(struct qllm *q, qllm_event_fn fn, void *user);
 
 /* --- the whole thing in one blocking call ----------------------------------------------------- */
 

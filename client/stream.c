@@ -314,6 +314,36 @@ static void frame_progress(struct qllm *q, const struct call *call, const Qllm__
 	deliver(q, call, &ev);
 }
 
+static void frame_notice(struct qllm *q, const struct call *call, const Qllm__Notice *n)
+{
+	struct qllm_event ev = { .type = QLLM_EVENT_NOTICE };
+	struct qllm_notice notice = {
+		.kind = n->kind ? n->kind : "",
+		.time = n->time,
+		.uid = n->uid,
+		.pid = n->pid,
+		.request = n->request,
+		.client = n->client,
+		.name = n->name,
+		.what = n->what,
+		.model = n->model,
+		.result = n->result,
+		.text = n->text,
+		.has_tokens = n->has_completion_tokens,
+		.prompt_tokens = n->prompt_tokens,
+		.cached_tokens = n->cached_tokens,
+		.completion_tokens = n->completion_tokens,
+		.prompt_s = n->prompt_s,
+		.first_token_s = n->first_token_s,
+		.decode_s = n->decode_s,
+		.seconds = n->seconds,
+		.dropped = n->dropped,
+	};
+
+	ev.notice = &notice;
+	deliver(q, call, &ev);
+}
+
 static void frame_ok(struct qllm *q, struct call *call, const Qllm__Ok *ok)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE };
@@ -346,6 +376,9 @@ int stream_frame(struct qllm *q, struct frame_in *f)
 		break;
 	case QLLM__FRAME__BODY_PROGRESS:
 		frame_progress(q, call, frame->progress);
+		break;
+	case QLLM__FRAME__BODY_NOTICE:
+		frame_notice(q, call, frame->notice);
 		break;
 	case QLLM__FRAME__BODY_OK:
 		frame_ok(q, call, frame->ok);

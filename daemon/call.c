@@ -68,6 +68,7 @@ struct call *call_new(struct conn *conn, const struct dispatch_row *row, struct 
 	list_append(&conn->calls, &c->link);
 	c->d->n_calls++;
 	daemon_watch(c->d);
+	metrics_begin(c);
 	return c;
 }
 
@@ -76,6 +77,7 @@ static void call_free(struct call *c)
 	struct daemon *d = c->d;
 	struct user *owner = foreign_owner(c->user);
 
+	metrics_end(c);
 	list_remove(&c->link);
 	list_remove(&c->waiting);
 	if (c->data_free)
@@ -162,6 +164,8 @@ static void reply_error(struct call *c, enum exit_class class, int r, const char
 
 	error.has_code = error.has_errnum = true;
 	error.code = class;
+	c->outcome = class;
+	c->cancelled = r == -ECANCELED;
 	error.errnum = -r;
 	error.text = (char *)(uintptr_t)text;
 	frame.body_case = QLLM__FRAME__BODY_ERROR;
@@ -176,6 +180,7 @@ static void reply_cancelled(struct call *c)
 
 	done.has_finish = true;
 	done.finish = QLLM__FINISH__FINISHED_CANCELLED;
+	c->cancelled = true;
 	frame.body_case = QLLM__FRAME__BODY_DONE;
 	frame.done = &done;
 	call_reply(c, &frame, NULL);

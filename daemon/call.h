@@ -50,6 +50,13 @@ struct call {
 	enum exit_class ended_class;
 	struct entry *entry[2];         /* models in use, released at the end */
 	struct model *model[2];         /* references that worker threads may use */
+	/* for metrics */
+	uint64_t started_us;
+	enum exit_class outcome;        /* of the Error it ended with */
+	bool cancelled;
+	uint64_t dropped;               /* notices, of a monitor */
+	uint64_t last_token_us;         /* engine thread; 0 = none yet */
+	_Atomic uint32_t n_tokens;
 	void *data;                     /* of the handler */
 	void (*data_free)(void *data);
 	/* progress */

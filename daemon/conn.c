@@ -276,6 +276,7 @@ void conn_close(struct conn *conn, const char *why)
 	        (unsigned long long)conn->number, (unsigned)conn->peer.uid,
 	        str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
 	        why ? "closed: " : "left", why ? why : "");
+	metrics_disconnected(conn, why);
 	sd_event_source_disable_unref(conn->io);
 	sd_event_source_disable_unref(conn->hello_timer);
 	list_for_safe(&conn->calls, it)

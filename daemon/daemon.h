@@ -5,6 +5,7 @@
 #include <systemd/sd-event.h>
 #include "base/list.h"
 #include "daemon/config.h"
+#include "daemon/metrics.h"
 #include "daemon/user.h"
 #include "daemon/work.h"
 #include "engine/engine.h"
@@ -23,6 +24,7 @@ struct daemon {
 	const struct kernels *kernels;  /* read-only */
 	const char *kernels_name;
 	struct users users;
+	struct metrics metrics;
 	struct models *models;
 	struct listener *listener;
 	struct list conns;              /* struct conn.link */

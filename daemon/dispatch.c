@@ -28,6 +28,10 @@ static const struct dispatch_row rows[] = {
 	{ QLLM__FRAME__BODY_LOGITS, req_logits, .streams = true },
 	{ QLLM__FRAME__BODY_EVAL, req_eval },
 	{ QLLM__FRAME__BODY_BENCH_READ, req_bench_read },
+	{ QLLM__FRAME__BODY_CONFIG, req_config, .light = true },
+	{ QLLM__FRAME__BODY_METRICS, req_metrics, .light = true },
+	{ QLLM__FRAME__BODY_ACTIVITY, req_activity, .light = true },
+	{ QLLM__FRAME__BODY_MONITOR, req_monitor },
 };
 
 static const struct dispatch_row *find_row(Qllm__Frame__BodyCase body)
@@ -47,6 +51,7 @@ static void reply_error(struct conn *conn, uint32_t id, enum exit_class class, c
 	frame.id = id;
 	error.code = class;
 	error.text = (char *)(uintptr_t)text;
+	conn->d->metrics.turned_away += class == EXIT_BUSY;
 	frame.body_case = QLLM__FRAME__BODY_ERROR;
 	frame.error = &error;
 	conn_send(conn, &frame, NULL);
@@ -108,6 +113,7 @@ static int on_hello(struct conn *conn, const struct frame_in *in, struct err *er
 	frame.body_case = QLLM__FRAME__BODY_WELCOME;
 	frame.welcome = &welcome;
 	conn_send(conn, &frame, &fds);
+	metrics_connected(conn);
 	return 0;
 }
 

@@ -33,3 +33,7 @@ void req_stream_done(struct call *c);
 void req_logits(struct call *c);        /* req-logits.c */
 void req_bench_read(struct call *c);
 void req_eval(struct call *c);          /* req-eval.c */
+void req_config(struct call *c);        /* req-config.c */
+void req_metrics(struct call *c);       /* req-metrics.c */
+void req_activity(struct call *c);
+void req_monitor(struct call *c);

@@ -110,6 +110,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 	if (sd_event_add_time_relative(d->event, &d->deadline, CLOCK_MONOTONIC,
 	                               d->config->drain_seconds * 1000000, 0, on_deadline, d) < 0)
 		return sd_event_exit(d->event, 0);
+	metrics_end_watches(d);
 	daemon_check_drained(d);
 	return 0;
 }
@@ -447,6 +448,7 @@ int main(int argc, char **argv)
 	umask(0077);
 	list_init(&d.conns);
 	users_init(&d.users, &d.config);
+	metrics_init(&d.metrics);
 	journal_setup();
 	raise_files();
 	r = run(&d, &options, &kernels, &err);

@@ -220,6 +220,7 @@ void models_release(struct entry *e)
 	e->idle_since_us = daemon_now_us();
 	if (e->users > 0 || !models_look(e))
 		return;
+	metrics_fault(e->models->d, e, false, e->fault ? e->fault : "its file is gone");
 	log_msg(LOG_L_ERR, "model %s: %s", e->meta.name, e->fault ? e->fault : "its file is gone");
 	models_unload(e, NULL);         /* the next load says what is wrong now */
 }
@@ -291,11 +292,13 @@ static void load_done(struct post *p)
 		e->state = ENTRY_LOADED;
 		mem_free(e->fault);
 		e->fault = NULL;
+		metrics_loaded(d, e);
 		log_msg(LOG_L_INFO, "model %s loaded in %.2f s", e->meta.name, e->load_s);
 	} else {
 		e->state = ENTRY_IDLE;
 		mem_free(e->fault);
 		e->fault = mem_strdup(load->err.text);
+		metrics_fault(d, e, true, load->err.text);
 		log_msg(LOG_L_NOTICE, "model %s: %s", e->meta.name, load->err.text);
 	}
 	wake_waiters(e, load->result, &load->err);
@@ -396,6 +399,7 @@ int models_unload(struct entry *e, struct err *err)
 	e->model = model_unref(e->model);
 	e->state = ENTRY_IDLE;
 	e->pinned = false;
+	metrics_unloaded(e->models->d, e);
 	log_msg(LOG_L_INFO, "model %s unloaded", e->meta.name);
 	return 0;
 }

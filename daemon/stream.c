@@ -148,6 +148,7 @@ static void stream_token(void *user, int32_t id, const char *text, size_t n,
 	struct ring_top best[20];
 	struct iovec parts[3] = { { &rec, sizeof(rec) } };
 
+	metrics_token(call);
 	rec.n_top = MIN(n_top, (uint32_t)ARRAY_SIZE(best));
 	for (uint32_t i = 0; i < rec.n_top; i++)
 		best[i] = (struct ring_top){ top[i].id, top[i].logprob };

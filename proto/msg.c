@@ -57,6 +57,11 @@ static const struct msg_info table[] = {
 	ROW(EVAL_REPLY, eval_reply, "eval-reply", END, .size_max = SMALL),
 	ROW(BENCH_READ, bench_read, "bench-read", ASK, .size_max = SMALL),
 	ROW(BENCH_READ_REPLY, bench_read_reply, "bench-read-reply", END, .size_max = SMALL),
+	ROW(CONFIG, config, "config", ASK, .size_max = SMALL),
+	ROW(METRICS, metrics, "metrics", ASK, .size_max = SMALL),
+	ROW(ACTIVITY, activity, "activity", ASK, .size_max = SMALL),
+	ROW(MONITOR, monitor, "monitor", ASK, .size_max = SMALL),
+	ROW(NOTICE, notice, "notice", SAY, .size_max = MEDIUM),
 };
 
 const struct msg_info *msg_info(Qllm__Frame__BodyCase body)
