@@ -8,8 +8,11 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "base/str.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -115,6 +118,36 @@ int fd_read_file(int fd, size_t max, char **ret, size_t *ret_n)
 	*ret = STEAL(buf);
 	if (ret_n)
 		*ret_n = n;
+	return 0;
+}
+
+int fd_replace_file(int dir, const char *name, const void *p, size_t n)
+{
+	_cleanup_(sbuf_deinit) struct sbuf tmp = { 0 };
+	_cleanup_close_ int fd = -1;
+	int r = sbuf_printf(&tmp, ".%s", name);
+
+	if (r < 0)
+		return r;
+	fd = openat(dir, tmp.p, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	r = fd < 0 ? -errno : fd_write_all(fd, p, n);
+	if (r == 0 && (fsync(fd) < 0 || renameat(dir, tmp.p, dir, name) < 0 || fsync(dir) < 0))
+		r = -errno;
+	if (r < 0)
+		unlinkat(dir, tmp.p, 0);
+	return r;
+}
+
+int fd_check_source(int fd, const char *what, struct stat *ret, struct err *err)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) == O_WRONLY)
+		return err_set(err, -EINVAL, "the descriptor of %s is not open for reading", what);
+	if (fstat(fd, ret) < 0)
+		return err_set(err, -errno, "the descriptor of %s: %s", what, strerror(errno));
+	if (!S_ISREG(ret->st_mode))
+		return err_set(err, -EINVAL, "%s is not a regular file", what);
 	return 0;
 }
 

@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "base/err.h"
+
+struct stat;
 
 /* -EIO when the file ends early */
 int fd_pread_all(int fd, void *buf, size_t n, uint64_t offset);
@@ -12,6 +15,13 @@ int fd_write_all(int fd, const void *buf, size_t n);
 int fd_pwrite_all(int fd, const void *buf, size_t n, uint64_t offset);
 /* Read a whole small file; -EFBIG past max. *ret is NUL-terminated, mem_free. */
 int fd_read_file(int fd, size_t max, char **ret, size_t *ret_n);
+
+/* Write NAME in directory `dir` anew, mode 0600: complete and synced under another name (a dot
+ * before it), then put in its place. On failure what was there stays. */
+int fd_replace_file(int dir, const char *name, const void *p, size_t n);
+/* That fd, which came from somebody else, is a regular file open for reading (no O_PATH). `what`
+ * begins the sentence: "the model". -EINVAL, -errno. */
+int fd_check_source(int fd, const char *what, struct stat *ret, struct err *err);
 
 enum { FD_SCM_MAX = 253 };
 /* fds received with one datagram; the caller closes or steals them */

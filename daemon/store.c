@@ -132,14 +132,14 @@ static int open_owner(struct store *s, const struct store_meta *meta, bool make,
 
 static int write_meta(int dir, const struct store_meta *m, struct err *err)
 {
-	char tmp[FILE_NAME_MAX + 16], final[FILE_NAME_MAX + 16];
-	_cleanup_close_ int fd = -1;
+	char final[FILE_NAME_MAX + 16];
 	json_t *json;
 	char *text;
 	int r;
 
-	json = json_pack("{s:s s:s s:s s:s s:I s:b s:b s:I s:I s:I s:I s:I}", "name", m->name,
-	                 "path", m->path, "architecture", m->architecture, "type", m->type, "uid",
+	json = json_pack("{s:s s:s s:s s:s s:s s:I s:b s:b s:I s:I s:I s:I s:I}", "name", m->name,
+	                 "checksum", m->checksum, "path", m->path, "architecture", m->architecture,
+	                 "type", m->type, "uid",
 	                 (json_int_t)m->uid, "shared", (int)m->shared, "in_place", (int)m->in_place,
 	                 "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes,
 	                 "dev", (json_int_t)m->dev, "ino", (json_int_t)m->ino, "mtime_ns",
@@ -148,25 +148,24 @@ static int write_meta(int dir, const struct store_meta *m, struct err *err)
 	json_decref(json);
 	if (!text)
 		return err_set(err, -EINVAL, "the path or type of model %s is not UTF-8", m->name);
-	snprintf(tmp, sizeof(tmp), ".%s.json", m->name);
 	snprintf(final, sizeof(final), "%s.json", m->name);
-	fd = openat(dir, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	r = fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
+	r = fd_replace_file(dir, final, text, strlen(text));
 	free(text);
-	if (r == 0 && (fsync(fd) < 0 || renameat(dir, tmp, dir, final) < 0 || fsync(dir) < 0))
-		r = -errno;
-	if (r < 0) {
-		unlinkat(dir, tmp, 0);
+	if (r < 0)
 		return err_set(err, r, "writing %s: %s", final, strerror(-r));
-	}
 	return 0;
+}
+
+static const char *text_of(json_t *json, const char *key)
+{
+	const char *s = json_string_value(json_object_get(json, key));
+
+	return s ? s : "";
 }
 
 static char *dup_str(json_t *json, const char *key)
 {
-	const char *s = json_string_value(json_object_get(json, key));
-
-	return mem_strdup(s ? s : "");
+	return mem_strdup(text_of(json, key));
 }
 
 static int read_meta(int dir, const char *file, struct store_meta *ret)
@@ -197,6 +196,7 @@ static int read_meta(int dir, const char *file, struct store_meta *ret)
 	m.dev = (uint64_t)json_integer_value(json_object_get(json, "dev"));
 	m.ino = (uint64_t)json_integer_value(json_object_get(json, "ino"));
 	m.mtime_ns = (uint64_t)json_integer_value(json_object_get(json, "mtime_ns"));
+	snprintf(m.checksum, sizeof(m.checksum), "%s", text_of(json, "checksum"));
 	json_decref(json);
 	n = strlen(file) - strlen(".json");
 	if (!m.name || !m.path || !m.architecture || !m.type)
@@ -313,19 +313,6 @@ static int describe(struct store_meta *m, int fd, struct err *err)
 	m->type = mem_strdup(g->n_tensors ? qtype_name(best) : "");
 	m->bytes = g->file_size;
 	return m->architecture && m->type ? 0 : err_set(err, -ENOMEM, "out of memory");
-}
-
-static int check_source(int fd, struct stat *st, struct err *err)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) == O_WRONLY)
-		return err_set(err, -EINVAL, "the descriptor of the model is not open for reading");
-	if (fstat(fd, st) < 0)
-		return err_set(err, -errno, "the descriptor of the model: %s", strerror(errno));
-	if (!S_ISREG(st->st_mode))
-		return err_set(err, -EINVAL, "the model is not a regular file");
-	return 0;
 }
 
 /* File systems whose reads cannot hang on a network or a user's process. */
@@ -465,6 +452,20 @@ static int link_target(int dir, int fd, const char *tmp, const char *name)
 	return fsync(dir) < 0 ? -errno : 0;
 }
 
+struct summing {
+	store_progress_fn progress;
+	void *user;
+	uint64_t size;
+};
+
+static int on_summed(void *user, uint64_t done)
+{
+	const struct summing *s = user;
+
+	(void)done;
+	return s->progress(s->user, s->size, s->size);
+}
+
 static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t size,
                        store_progress_fn progress, void *user, struct err *err)
 {
@@ -494,6 +495,9 @@ static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t s
 	r = copy_bytes(to, fd, size, progress, user, err);
 	if (r == 0)
 		r = describe(m, to, err);
+	if (r == 0)
+		r = sum_file(m->checksum, to, m->bytes, on_summed,
+		             &(struct summing){ progress, user, size }, err);
 	if (r == 0) {
 		r = link_target(dir, to, named ? tmp : NULL, name);
 		if (r < 0)
@@ -513,7 +517,7 @@ int store_import(struct store *s, struct store_meta *meta, int fd, store_progres
                  void *user, struct err *err)
 {
 	struct stat st;
-	int r = check_source(fd, &st, err);
+	int r = fd_check_source(fd, "the model", &st, err);
 
 	if (r < 0)
 		return r;

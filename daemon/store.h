@@ -12,6 +12,7 @@
 #include <sys/types.h>
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/sum.h"
 
 struct store;
 struct store_meta {
@@ -19,6 +20,7 @@ struct store_meta {
 	uid_t uid;
 	bool shared, in_place;
 	uint64_t parameters, bytes;
+	char checksum[SUM_TEXT_MAX];                    /* of the store's copy; "": not known */
 	uint64_t dev, ino, mtime_ns;                    /* in place: what the file must still be */
 };
 void store_meta_deinit(struct store_meta *m);

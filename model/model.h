@@ -104,4 +104,7 @@ void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_ro
 int model_hparams(struct hparams *ret, const struct gguf *g, struct err *err);
 /* NaN/Inf in scales and floats, over all tensors; slow (reads the file). First fault: tensor name
  * and row in err. -EBADMSG. */
+/* of tensor i of m->gguf only */
+int model_verify_tensor(const struct model *m, size_t i, const atomic_bool *cancel,
+                        struct err *err);
 int model_verify(const struct model *m, const atomic_bool *cancel, struct err *err);

@@ -118,15 +118,22 @@ static int verify_tensor(const struct model *m, const struct tensor *t, const at
 	}
 	return 0;
 }
+int model_verify_tensor(const struct model *m, size_t i, const atomic_bool *cancel, struct err *err)
+{
+	int r = verify_tensor(m, &m->gguf->tensors[i], cancel, err);
+
+	if (weightmap_poisoned(m->map)) {
+		err_clear(err);
+		return err_set(err, -EIO, "the file was cut short while it was read");
+	}
+	return r;
+}
+
 int model_verify(const struct model *m, const atomic_bool *cancel, struct err *err)
 {
-	for (size_t i = 0; i < m->gguf->n_tensors; i++) {
-		int r = verify_tensor(m, &m->gguf->tensors[i], cancel, err);
+	int r = 0;
 
-		if (weightmap_recheck(m->map))
-			return err_set(err, -EIO, "the file was cut or written to meanwhile");
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	for (size_t i = 0; r == 0 && i < m->gguf->n_tensors; i++)
+		r = model_verify_tensor(m, i, cancel, err);
+	return r;
 }

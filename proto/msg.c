@@ -18,6 +18,7 @@ enum { SMALL = 1 << 10, MEDIUM = 8 << 10 };
 #define ASK .dirs = MSG_TO_DAEMON
 #define SAY .dirs = MSG_TO_CLIENT
 #define END .dirs = MSG_TO_CLIENT, .final = true
+#define WORK .dirs = MSG_FROM_WORKER
 
 static const struct msg_info table[] = {
 	ROW(WAKE, wake, "wake", .dirs = MSG_TO_DAEMON | MSG_TO_CLIENT, .size_max = 16),
@@ -57,11 +58,21 @@ static const struct msg_info table[] = {
 	ROW(EVAL_REPLY, eval_reply, "eval-reply", END, .size_max = SMALL),
 	ROW(BENCH_READ, bench_read, "bench-read", ASK, .size_max = SMALL),
 	ROW(BENCH_READ_REPLY, bench_read_reply, "bench-read-reply", END, .size_max = SMALL),
+	ROW(JOB_LIST, job_list, "job-list", ASK, .size_max = SMALL),
+	ROW(JOB_LIST_REPLY, job_list_reply, "job-list-reply", END, .size_max = FRAME_MAX),
+	ROW(JOB_DO, job_do, "job-do", ASK, .size_max = SMALL),
+	ROW(JOB_LOG, job_log, "job-log", ASK, .size_max = SMALL),
 	ROW(CONFIG, config, "config", ASK, .size_max = SMALL),
 	ROW(METRICS, metrics, "metrics", ASK, .size_max = SMALL),
 	ROW(ACTIVITY, activity, "activity", ASK, .size_max = SMALL),
 	ROW(MONITOR, monitor, "monitor", ASK, .size_max = SMALL),
 	ROW(NOTICE, notice, "notice", SAY, .size_max = MEDIUM),
+	ROW(WORK_JOB, work_job, "work-job", .dirs = MSG_TO_WORKER, .size_max = MEDIUM, .fds_min = 1,
+	    .fds_max = 1),
+	ROW(WORK_PROGRESS, work_progress, "work-progress", WORK, .size_max = SMALL),
+	ROW(WORK_LINE, work_line, "work-line", WORK, .size_max = MEDIUM),
+	ROW(WORK_DONE, work_done, "work-done", WORK, .size_max = MEDIUM),
+	ROW(WORK_FAILED, work_failed, "work-failed", WORK, .size_max = MEDIUM),
 };
 
 const struct msg_info *msg_info(Qllm__Frame__BodyCase body)

@@ -6,7 +6,12 @@
 #include <stdint.h>
 #include "proto/qllm.pb-c.h"
 
-enum msg_dir { MSG_TO_DAEMON = 1, MSG_TO_CLIENT = 2 };
+enum msg_dir {
+	MSG_TO_DAEMON = 1,              /* between the daemon and a client */
+	MSG_TO_CLIENT = 2,
+	MSG_TO_WORKER = 4,              /* between the daemon and a worker */
+	MSG_FROM_WORKER = 8,
+};
 enum msg_perm {
 	PERM_ANY,                       /* whoever may connect */
 	/* changes the model it names: its owner or an administrator */

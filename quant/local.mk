@@ -1,0 +1,13 @@
+# qllm-worker: one job, by hand or for the daemon; lives in libexec/qllmd.
+noinst_LTLIBRARIES += libquant.la
+libquant_la_SOURCES = quant/cmd.h quant/cmd-verify.c quant/serve.c
+libquant_la_CFLAGS = $(AM_CFLAGS) $(SYSTEMD_CFLAGS) $(PROTOBUFC_CFLAGS) $(JANSSON_CFLAGS)
+libquant_la_LIBADD = $(SYSTEMD_LIBS) $(JANSSON_LIBS)
+$(libquant_la_OBJECTS): | proto/qllm.pb-c.h
+
+pkglibexec_PROGRAMS += qllm-worker
+qllm_worker_SOURCES = quant/main.c
+qllm_worker_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_VERSION='"$(PACKAGE_VERSION)"'
+qllm_worker_CFLAGS = $(AM_CFLAGS) $(PROTOBUFC_CFLAGS)
+qllm_worker_LDADD = libquant.la libmodel.la libtext.la libformat.la libkernels.la libproto.la libbase.la -lm
+$(qllm_worker_OBJECTS): | proto/qllm.pb-c.h
