@@ -133,6 +133,8 @@ int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct byte
 		r = sbuf_append(&out, s.p + at, (size_t)(hit - s.p) - at);
 		if (r == 0)
 			r = sbuf_append(&out, new.p, new.n);
+		if (r == 0)             /* a hit costs far more than a byte that is passed over */
+			r = jv_charge(ev, 1);
 		at = (size_t)(hit - s.p) + old.n;
 		max--;
 	}
