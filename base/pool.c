@@ -15,6 +15,8 @@
  * 4. Workers at or above `active` neither claim nor get woken. With active == 1 the owner computes
  *    alone and publishes nothing.
  *
+ * 5. A thread's beat moves before each chunk: a phase lasts as long as it likes, a chunk does not.
+ *
  * Straggling: where another process owns a worker's core, each phase may wait for a whole time
  * slice (milliseconds) of that process. Two such waits close together drop a quarter of the
  * threads; a probe takes one back after a delay that doubles while probes fail. */
@@ -50,6 +52,8 @@ struct worker {
 	struct pool *pool;
 	uint32_t index;
 	pthread_t thread;
+	alignas(CACHE_LINE) struct beat beat;
+	uint64_t beat_seen;                     /* the watchdog's */
 };
 
 struct pool {
@@ -66,6 +70,8 @@ struct pool {
 	uint32_t recent_long;                   /* long waits since window_start */
 	uint64_t window_start, probe_at, probe_delay;
 	atomic_uint_least64_t phases, long_waits, beats;
+	struct beat beat;
+	uint64_t beat_seen;                     /* the watchdog's */
 	struct worker *workers;                 /* [n_threads - 1], indexes 1.. */
 };
 
@@ -102,7 +108,7 @@ static inline uint32_t chunks_left(uint64_t claim)
 }
 
 /* Claim and run chunks until none is left; returns how many. */
-static uint32_t run_chunks(struct pool *p, uint32_t thread)
+static uint32_t run_chunks(struct pool *p, uint32_t thread, struct beat *beat)
 {
 	uint64_t claim = atomic_load_explicit(&p->claim, memory_order_acquire);
 	uint32_t ran = 0;
@@ -112,6 +118,7 @@ static uint32_t run_chunks(struct pool *p, uint32_t thread)
 		                                           memory_order_acq_rel,
 		                                           memory_order_acquire))
 			continue;
+		beat_move(beat);
 		p->fn(p->arg, p->n_chunks - chunks_left(claim), thread);
 		ran++;
 		claim = atomic_load_explicit(&p->claim, memory_order_acquire);
@@ -171,10 +178,13 @@ static void *worker_main(void *arg)
 		if (atomic_load_explicit(&p->stop, memory_order_relaxed))
 			return NULL;
 		if (w->index < atomic_load_explicit(&p->active, memory_order_relaxed)) {
-			uint32_t ran = run_chunks(p, w->index);
+			uint32_t ran;
 
+			beat_busy(&w->beat);
+			ran = run_chunks(p, w->index, &w->beat);
 			if (ran > 0)
 				report_done(p, ran);
+			beat_idle(&w->beat);
 		}
 	}
 }
@@ -242,8 +252,10 @@ static void maybe_probe(struct pool *p, uint64_t now)
 
 static void run_alone(struct pool *p, pool_fn fn, void *arg, uint32_t n_chunks)
 {
-	for (uint32_t i = 0; i < n_chunks; i++)
+	for (uint32_t i = 0; i < n_chunks; i++) {
+		beat_move(&p->beat);
 		fn(arg, i, 0);
+	}
 	if (p->n_threads > 1 && n_chunks > 1)
 		maybe_probe(p, now_ns());
 }
@@ -260,7 +272,7 @@ static void run_shared(struct pool *p, pool_fn fn, void *arg, uint32_t n_chunks,
 	atomic_store(&p->claim, (uint64_t)++p->epoch << 32 | n_chunks);
 	for (uint32_t i = 1; i < MIN(active, n_chunks); i++)
 		wake_worker(&p->workers[i - 1]);
-	ran = run_chunks(p, 0);
+	ran = run_chunks(p, 0, &p->beat);
 	if (ran == n_chunks)
 		return;
 	atomic_fetch_add(&p->done, ran);
@@ -281,6 +293,7 @@ void pool_run(struct pool *p, pool_fn fn, void *arg, uint32_t n_chunks)
 		run_alone(p, fn, arg, n_chunks);
 	else
 		run_shared(p, fn, arg, n_chunks, active);
+	beat_move(&p->beat);
 	atomic_store_explicit(&p->phases, p->phases + 1, memory_order_relaxed);
 	atomic_store_explicit(&p->beats, p->beats + n_chunks, memory_order_relaxed);
 }
@@ -366,4 +379,23 @@ void pool_stats(const struct pool *p, struct pool_stats *ret)
 		.active = atomic_load_explicit(&p->active, memory_order_relaxed),
 		.beats = atomic_load_explicit(&p->beats, memory_order_relaxed),
 	};
+}
+
+struct beat *pool_beat(struct pool *p)
+{
+	return &p->beat;
+}
+
+int pool_stuck(struct pool *p)
+{
+	int stuck = beat_lives(&p->beat, &p->beat_seen) ? -1 : 0;
+
+	/* All are looked at: each look is the start of the next. */
+	for (uint32_t i = 1; i <= p->n_started; i++) {
+		struct worker *w = &p->workers[i - 1];
+
+		if (!beat_lives(&w->beat, &w->beat_seen))
+			stuck = (int)i;
+	}
+	return stuck;
 }

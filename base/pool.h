@@ -8,6 +8,7 @@
  * which thread ran a chunk. */
 #pragma once
 #include <stdint.h>
+#include "base/beat.h"
 
 struct pool;
 /* Run chunk `i`; `thread` in [0, n_threads) indexes per-thread scratch: no two running chunks share
@@ -29,5 +30,12 @@ struct pool_stats {
 	uint64_t beats;                 /* chunks finished so far: the watchdog's heartbeat */
 };
 void pool_stats(const struct pool *p, struct pool_stats *ret);  /* any thread */
+/* The owner's own signs of life: the pool moves them with each chunk and phase; busy and idle are
+ * the owner's to say. */
+struct beat *pool_beat(struct pool *p);
+/* For a watchdog, always the same thread: the index of a thread that is busy and has not moved
+ * since the last call, or -1 when there is none. A worker is busy while it looks for chunks and
+ * runs them; it is named rather than the owner, which may only wait for it. */
+int pool_stuck(struct pool *p);
 /* min(affinity mask, cgroup cpu.max, physical cores); *why is a static or thread-local sentence. */
 uint32_t pool_default_threads(const char **why);

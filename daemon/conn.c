@@ -21,6 +21,7 @@
 #include "daemon/call.h"
 #include "daemon/dispatch.h"
 #include "daemon/foreign.h"
+#include "daemon/journal.h"
 
 enum { READS_MAX = 16, OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20, ADMIN_RESERVE = 8 };
 
@@ -267,15 +268,25 @@ int conn_new(struct daemon *d, int fd)
 	return r < 0 ? r : 0;
 }
 
+static void client_fields(struct journal_fields *j, const struct conn *conn)
+{
+	journal_add(j, "QLLM_CLIENT", "%llu", (unsigned long long)conn->number);
+	journal_add(j, "QLLM_UID", "%u", (unsigned)conn->peer.uid);
+	journal_add(j, "QLLM_PID", "%d", (int)conn->peer.pid);
+}
+
 void conn_close(struct conn *conn, const char *why)
 {
+	struct journal_fields j = { .n = 0 };
 	struct daemon *d = conn->d;
 	char shown[80];
 
-	log_msg(why ? LOG_L_NOTICE : LOG_L_DEBUG, "client %llu (uid %u, %s) %s%s",
-	        (unsigned long long)conn->number, (unsigned)conn->peer.uid,
-	        str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
-	        why ? "closed: " : "left", why ? why : "");
+	client_fields(&j, conn);
+	log_fields(why ? LOG_L_NOTICE : LOG_L_DEBUG, why ? ID_CLIENT_CLOSED : NULL, j.f, j.n,
+	           "client %llu (uid %u, %s) %s%s", (unsigned long long)conn->number,
+	           (unsigned)conn->peer.uid,
+	           str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),
+	           why ? "closed: " : "left", why ? why : "");
 	metrics_disconnected(conn, why);
 	sd_event_source_disable_unref(conn->io);
 	sd_event_source_disable_unref(conn->hello_timer);
@@ -306,14 +317,16 @@ void conns_end_stalled(struct daemon *d, uint64_t now_us)
 
 	list_for(&d->conns, it) {
 		struct conn *conn = container_of(it, struct conn, link);
+		struct journal_fields j = { .n = 0 };
 		uint64_t since = conn->stream ? atomic_load(&conn->stream->parked_us) : 0;
 
 		if (since == 0 || now_us < since || now_us - since < most * 1000000)
 			continue;
-		log_msg(LOG_L_NOTICE,
-		        "client %llu (uid %u) reads no output for %llu s: its requests end",
-		        (unsigned long long)conn->number, (unsigned)conn->peer.uid,
-		        (unsigned long long)most);
+		client_fields(&j, conn);
+		log_fields(LOG_L_NOTICE, ID_REFUSED, j.f, j.n,
+		           "client %llu (uid %u) reads no output for %llu s: its requests end",
+		           (unsigned long long)conn->number, (unsigned)conn->peer.uid,
+		           (unsigned long long)most);
 		atomic_store(&conn->stream->parked_us, 0);
 		list_for_safe(&conn->calls, jt) {
 			struct call *c = container_of(jt, struct call, link);

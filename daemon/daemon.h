@@ -13,6 +13,7 @@
 struct conn;
 struct models;
 struct listener;
+struct notify;
 struct daemon {
 	struct config *config;
 	sd_event *event;
@@ -27,6 +28,7 @@ struct daemon {
 	struct metrics metrics;
 	struct models *models;
 	struct listener *listener;
+	struct notify *notify;          /* NULL before the loop is set up */
 	struct list conns;              /* struct conn.link */
 	unsigned n_conns, n_calls;
 	unsigned n_reserved;            /* of n_conns: administrators beyond the limits */

@@ -2,13 +2,13 @@
  * a log call. */
 #include "daemon/journal.h"
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <systemd/sd-journal.h>
-#include "base/log.h"
 #include "base/num.h"
 #include "base/str.h"
 
@@ -35,6 +35,19 @@ static void to_journal(enum log_level level, const char *message_id, const struc
 	sd_journal_sendv(iov, n);
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 		sbuf_deinit(&parts[i]);
+}
+
+void journal_add(struct journal_fields *j, const char *key, const char *format, ...)
+{
+	va_list ap;
+
+	if (j->n == JOURNAL_FIELDS)
+		return;
+	va_start(ap, format);
+	vsnprintf(j->values[j->n], JOURNAL_VALUE, format, ap);
+	va_end(ap);
+	j->f[j->n] = (struct log_field){ key, j->values[j->n] };
+	j->n++;
 }
 
 /* $JOURNAL_STREAM is "dev:inode" of the stderr that systemd gave us. */

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <time.h>
 #include "base/log.h"
 #include "base/mem.h"
@@ -23,6 +22,7 @@
 #include "daemon/journal.h"
 #include "daemon/listen.h"
 #include "daemon/models.h"
+#include "daemon/notify.h"
 
 enum { TICK_US = 1000000, SLOW_THREADS = 2, STOP_WAIT_S = 3 };
 
@@ -46,32 +46,43 @@ uint64_t daemon_now_us(void)
 
 /* --- housekeeping ----------------------------------------------------------------------------- */
 
+/* While requests are open: each second. Then once, when the next model has been idle for long
+ * enough; what changes that moment is a request, or a reload. So an idle daemon does not wake up. */
 static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 {
 	struct daemon *d = user;
-	uint64_t now = daemon_now_us();
+	uint64_t now = daemon_now_us(), next;
 
 	(void)usec;
 	conns_end_stalled(d, now);
-	if (models_tick(d->models, now) == 0 && d->n_calls == 0)
+	next = models_tick(d->models, now);
+	if (d->n_calls > 0)
+		next = now + TICK_US;
+	notify_changed(d->notify);
+	if (next == UINT64_MAX)
 		return 0;       /* ONESHOT: off until daemon_watch */
-	sd_event_source_set_time_relative(source, TICK_US);
-	sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-	return 0;
+	sd_event_source_set_time(source, next);
+	return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
 void daemon_watch(struct daemon *d)
 {
-	int on = SD_EVENT_ON;
+	uint64_t soon = daemon_now_us() + TICK_US, armed = 0;
+	int on = SD_EVENT_OFF;
 
-	if (!d->tick || (sd_event_source_get_enabled(d->tick, &on) >= 0 && on != SD_EVENT_OFF))
+	notify_changed(d->notify);
+	if (!d->tick)
 		return;
-	sd_event_source_set_time_relative(d->tick, TICK_US);
+	if (sd_event_source_get_enabled(d->tick, &on) >= 0 && on != SD_EVENT_OFF &&
+	    sd_event_source_get_time(d->tick, &armed) >= 0 && armed <= soon)
+		return;
+	sd_event_source_set_time(d->tick, soon);
 	sd_event_source_set_enabled(d->tick, SD_EVENT_ONESHOT);
 }
 
 void daemon_check_drained(struct daemon *d)
 {
+	notify_changed(d->notify);
 	if (d->draining && !d->stopping && d->n_calls == 0) {
 		d->stopping = true;
 		sd_event_exit(d->event, 0);
@@ -104,7 +115,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 	}
 	d->draining = true;
 	d->listener = listener_free(d->listener);
-	sd_notifyf(0, "STOPPING=1\nSTATUS=Draining: %u requests", d->n_calls);
+	notify_stopping(d->notify);
 	log_msg(LOG_L_INFO, "draining %u requests for at most %llu s", d->n_calls,
 	        (unsigned long long)d->config->drain_seconds);
 	if (sd_event_add_time_relative(d->event, &d->deadline, CLOCK_MONOTONIC,
@@ -127,7 +138,7 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 
 	(void)source;
 	(void)si;
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)daemon_now_us());
+	notify_reloading(d->notify);
 	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
 	                o->config != NULL, &err);
 	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
@@ -138,11 +149,13 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	if (r == 0)
 		r = config_apply_reload(d->config, fresh);
 	if (r < 0)
-		log_msg(LOG_L_ERR, "configuration not reloaded, the old one stays: %s",
-		        err.text[0] ? err.text : strerror(-r));
+		log_fields(LOG_L_ERR, ID_CONFIG, NULL, 0,
+		           "configuration not reloaded, the old one stays: %s",
+		           err.text[0] ? err.text : strerror(-r));
 	else
 		log_msg(LOG_L_INFO, "configuration reloaded");
-	sd_notify(0, "READY=1");
+	daemon_watch(d);        /* idle_seconds may be another */
+	notify_ready(d->notify);
 	return 0;
 }
 
@@ -337,9 +350,7 @@ static int start_loop(struct daemon *d, struct err *err)
 	if (r >= 0)
 		r = sd_event_add_signal(d->event, NULL, SIGHUP, on_reload, d);
 	if (r >= 0)
-		r = sd_event_set_watchdog(d->event, true);
-	if (r >= 0)
-		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, 0,
+		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, TICK_US / 2,
 		                               on_tick, d);
 	if (r >= 0)
 		r = posts_new(&d->posts, d->event);
@@ -383,6 +394,7 @@ static bool stop(struct daemon *d)
 		posts_run(d->posts);
 	if (!joined)
 		return false;
+	d->notify = notify_free(d->notify);
 	models_free(d->models);
 	posts_free(d->posts);
 	sd_event_source_disable_unref(d->tick);
@@ -409,13 +421,17 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 		log_msg(LOG_L_NOTICE, "%s: %s: nothing is cached", d->config->cache_dir,
 		        strerror(errno));
 	if (r == 0)
+		r = notify_new(&d->notify, d, err);
+	if (r == 0)
 		r = listener_new(&d->listener, d, err);
 	if (r < 0)
 		return r;
-	log_msg(LOG_L_INFO, "qllmd %s: %s kernels, socket %s, models in %s", QLLM_VERSION, k->level,
-	        listener_path(d->listener), d->config->state_dir);
-	sd_notifyf(0, "READY=1\nSTATUS=Serving on %s", listener_path(d->listener));
+	log_fields(LOG_L_INFO, ID_START, NULL, 0, "qllmd %s: %s kernels, socket %s, models in %s",
+	           QLLM_VERSION, k->level, listener_path(d->listener), d->config->state_dir);
+	notify_ready(d->notify);
 	r = sd_event_loop(d->event);
+	log_fields(LOG_L_INFO, ID_STOP, NULL, 0, "serving has ended, %u requests are cancelled",
+	           d->n_calls);
 	return r < 0 ? err_set(err, r, "event loop: %s", strerror(-r)) : 0;
 }
 

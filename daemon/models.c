@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "daemon/journal.h"
 
 struct models {
 	struct daemon *d;
@@ -214,6 +215,15 @@ void models_acquire(struct entry *e)
 	e->users++;
 }
 
+static void say_fault(const struct entry *e, enum log_level level, const char *text)
+{
+	struct journal_fields j = { .n = 0 };
+
+	journal_add(&j, "QLLM_MODEL", "%s", e->meta.name);
+	journal_add(&j, "QLLM_UID", "%u", (unsigned)e->meta.uid);
+	log_fields(level, ID_MODEL_FAULT, j.f, j.n, "model %s: %s", e->meta.name, text);
+}
+
 void models_release(struct entry *e)
 {
 	e->users--;
@@ -221,7 +231,7 @@ void models_release(struct entry *e)
 	if (e->users > 0 || !models_look(e))
 		return;
 	metrics_fault(e->models->d, e, false, e->fault ? e->fault : "its file is gone");
-	log_msg(LOG_L_ERR, "model %s: %s", e->meta.name, e->fault ? e->fault : "its file is gone");
+	say_fault(e, LOG_L_ERR, e->fault ? e->fault : "its file is gone");
 	models_unload(e, NULL);         /* the next load says what is wrong now */
 }
 
@@ -299,7 +309,7 @@ static void load_done(struct post *p)
 		mem_free(e->fault);
 		e->fault = mem_strdup(load->err.text);
 		metrics_fault(d, e, true, load->err.text);
-		log_msg(LOG_L_NOTICE, "model %s: %s", e->meta.name, load->err.text);
+		say_fault(e, LOG_L_NOTICE, load->err.text);
 	}
 	wake_waiters(e, load->result, &load->err);
 	models_release(e);
@@ -404,18 +414,19 @@ int models_unload(struct entry *e, struct err *err)
 	return 0;
 }
 
-unsigned models_tick(struct models *m, uint64_t now_us)
+uint64_t models_tick(struct models *m, uint64_t now_us)
 {
-	uint64_t limit = m->d->config->idle_seconds * 1000000;
-	unsigned n = 0;
+	uint64_t limit = m->d->config->idle_seconds * 1000000, next = UINT64_MAX;
 
 	list_for(&m->entries, it) {
 		struct entry *e = container_of(it, struct entry, link);
 
-		if (e->state == ENTRY_LOADED && e->users == 0 && !e->pinned &&
-		    now_us - e->idle_since_us >= limit)
+		if (e->state != ENTRY_LOADED || e->users > 0 || e->pinned)
+			continue;
+		if (now_us - e->idle_since_us >= limit)
 			models_unload(e, NULL);
-		n += e->state == ENTRY_LOADED || e->state == ENTRY_LOADING;
+		else
+			next = MIN(next, e->idle_since_us + limit);
 	}
-	return n;
+	return next;
 }

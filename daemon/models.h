@@ -57,5 +57,6 @@ void call_with_model(struct call *c, const char *name, unsigned slot, call_then_
 bool call_with_entry(struct call *c, const char *name, unsigned slot);
 /* -ENODATA not loaded, -EBUSY in use. */
 int models_unload(struct entry *e, struct err *err);
-/* Unload what was idle for too long. Returns the number of entries still loaded or loading. */
-unsigned models_tick(struct models *m, uint64_t now_us);
+/* Unload what was idle for too long. Returns when the next one will have been (CLOCK_MONOTONIC), or
+ * UINT64_MAX. */
+uint64_t models_tick(struct models *m, uint64_t now_us);

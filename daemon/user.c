@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/journal.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,12 +120,14 @@ static uint64_t share_of(const struct user *user, unsigned kind)
 
 static void tell(struct user *user, const struct err *err)
 {
+	struct journal_fields j = { .n = 0 };
 	uint64_t now = daemon_now_us();
 
 	if (user->told_us != 0 && now - user->told_us < TELL_EVERY_US)
 		return;
 	user->told_us = now;
-	log_msg(LOG_L_NOTICE, "refused: %s", err->text);
+	journal_add(&j, "QLLM_UID", "%u", (unsigned)user->uid);
+	log_fields(LOG_L_NOTICE, ID_REFUSED, j.f, j.n, "refused: %s", err->text);
 }
 
 bool charge_fits(const struct user *user, enum charge_kind kind, uint64_t n)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <time.h>
+#include "base/beat.h"
 #include "base/mbox.h"
 #include "base/mem.h"
 #include "base/num.h"
@@ -66,6 +67,12 @@ void posts_run(struct posts *p)
 }
 
 enum { WORKERS_MAX = 64 };
+struct worker {
+	struct workers *group;
+	pthread_t thread;
+	struct beat beat;
+	uint64_t beat_seen, cpu_seen;   /* the watchdog's */
+};
 struct workers {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
@@ -74,12 +81,13 @@ struct workers {
 	bool stop;
 	/* threads: started, allowed, without work; items in the queue */
 	unsigned n, max, n_idle, n_queued;
-	pthread_t threads[WORKERS_MAX];
+	struct worker threads[WORKERS_MAX];
 };
 
 static void *worker_main(void *arg)
 {
-	struct workers *w = arg;
+	struct worker *self = arg;
+	struct workers *w = self->group;
 
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
@@ -95,7 +103,9 @@ static void *worker_main(void *arg)
 		list_remove(&work->link);
 		w->n_queued--;
 		pthread_mutex_unlock(&w->lock);
+		beat_busy(&self->beat);
 		work->run(work);
+		beat_idle(&self->beat);
 		pthread_mutex_lock(&w->lock);
 	}
 	pthread_mutex_unlock(&w->lock);
@@ -105,10 +115,15 @@ static void *worker_main(void *arg)
 /* Lock held, or before anybody else knows w. */
 static int add_thread(struct workers *w)
 {
-	int r = pthread_create(&w->threads[w->n], NULL, worker_main, w);
+	struct worker *t = &w->threads[w->n];
+	int r;
 
-	if (r == 0)
-		pthread_setname_np(w->threads[w->n++], w->name);
+	t->group = w;
+	r = pthread_create(&t->thread, NULL, worker_main, t);
+	if (r == 0) {
+		pthread_setname_np(t->thread, w->name);
+		w->n++;
+	}
 	return -r;
 }
 
@@ -145,6 +160,34 @@ void workers_push(struct workers *w, struct work *work)
 	pthread_mutex_unlock(&w->lock);
 }
 
+/* 0 when there is no such clock: then the beat alone counts. */
+static uint64_t cpu_ns(pthread_t thread)
+{
+	struct timespec t = { 0 };
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(thread, &clock) == 0)
+		clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+bool workers_stuck(struct workers *w)
+{
+	bool stuck = false;
+
+	pthread_mutex_lock(&w->lock);
+	for (unsigned i = 0; i < w->n; i++) {
+		struct worker *t = &w->threads[i];
+		uint64_t cpu = cpu_ns(t->thread);
+
+		if (!beat_lives(&t->beat, &t->beat_seen) && cpu == t->cpu_seen)
+			stuck = true;
+		t->cpu_seen = cpu;
+	}
+	pthread_mutex_unlock(&w->lock);
+	return stuck;
+}
+
 bool workers_stop(struct workers *w, unsigned timeout_s)
 {
 	struct timespec until;
@@ -158,7 +201,7 @@ bool workers_stop(struct workers *w, unsigned timeout_s)
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += timeout_s;
 	for (unsigned i = 0; i < w->n; i++)
-		if (pthread_timedjoin_np(w->threads[i], NULL, &until) != 0)
+		if (pthread_timedjoin_np(w->threads[i].thread, NULL, &until) != 0)
 			return false;
 	pthread_cond_destroy(&w->wake);
 	pthread_mutex_destroy(&w->lock);

@@ -6,7 +6,8 @@
  *    while something is computed.
  * 2. The thread sleeps in mbox_wait without timeout when no lane has a step to do: whoever changes
  *    what a sequence waits for sends a message.
- * 3. A request accepted by engine_submit gets exactly one sink.done. */
+ * 3. A request accepted by engine_submit gets exactly one sink.done.
+ * 4. The thread is busy, as the watchdog sees it (base/beat), whenever it is not in mbox_wait. */
 #include "engine/engine.h"
 #include <errno.h>
 #include <signal.h>
@@ -228,14 +229,17 @@ static void *engine_main(void *arg)
 	for (;;) {
 		bool busy;
 
+		beat_busy(pool_beat(e->pool));
 		drain(e);
 		if (atomic_load(&e->quit))
 			break;
 		engine_admit(e);
 		busy = turn(e);
 		publish(e);
-		if (!busy)
-			mbox_wait(e->inbox, -1);
+		if (busy)
+			continue;
+		beat_idle(pool_beat(e->pool));
+		mbox_wait(e->inbox, -1);
 	}
 	drain(e);       /* what was sent before quit was set but after the last look */
 	cancel_all(e, &e->waiting);
@@ -350,6 +354,11 @@ void engine_wake(struct engine *e)
 		return;
 	e->wake.kind = MESSAGE_WAKE;
 	mbox_push(e->inbox, &e->wake.link);
+}
+
+int engine_stuck(struct engine *e)
+{
+	return pool_stuck(e->pool);
 }
 
 uint32_t engine_context(struct engine *e, const struct model *m)

@@ -36,6 +36,11 @@ int engine_forget(struct engine *e, struct model *m);
  * done. */
 int engine_prepare(struct engine *e, struct model *m, struct err *err);
 
+/* For a watchdog, always the same thread: the index of a compute thread (0: the engine's own)
+ * that is in a step and has not moved since the last call, or -1 when there is none. A step may
+ * last as long as it likes: each chunk of it is a move. Never waits. */
+int engine_stuck(struct engine *e);
+
 struct engine_stats {                   /* a snapshot, never waits for compute */
 	uint32_t threads, threads_active, running, waiting, parked;
 	uint64_t budget, used, steps, prompt_tokens, decode_tokens, beats, preemptions;

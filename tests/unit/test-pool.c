@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -142,6 +143,77 @@ static void test_idle_makes_no_wakeup(void **state)
 	pool_free(p);
 }
 
+/* A thread that stands still in a chunk is seen; one that only takes long is not, nor an idle
+ * one. */
+struct hang {
+	atomic_uint held;                       /* index + 1 of the thread that stands still */
+	atomic_bool hold, let_go, done;
+};
+
+static void hang_chunk(void *arg, uint32_t i, uint32_t thread)
+{
+	struct hang *h = arg;
+	unsigned none = 0;
+
+	(void)i;
+	if (thread == 0 || !atomic_load(&h->hold)) {
+		usleep(1000);
+		return;
+	}
+	if (atomic_compare_exchange_strong(&h->held, &none, thread + 1))
+		while (!atomic_load(&h->let_go))
+			usleep(1000);
+}
+
+struct hang_owner {
+	struct pool *p;
+	struct hang *h;
+};
+
+static void *hang_owner(void *arg)
+{
+	struct hang_owner *o = arg;
+
+	beat_busy(pool_beat(o->p));
+	while (!atomic_load(&o->h->done))
+		pool_run(o->p, hang_chunk, o->h, 16);
+	beat_idle(pool_beat(o->p));
+	return NULL;
+}
+
+static void test_a_hung_thread_is_seen(void **state)
+{
+	struct hang h = { .held = 0 };
+	struct hang_owner o = { .h = &h };
+	pthread_t owner;
+	int stuck;
+
+	(void)state;
+	assert_int_equal(pool_new(&o.p, 3), 0);
+	assert_int_equal(pool_stuck(o.p), -1);
+	assert_int_equal(pool_stuck(o.p), -1);          /* idle owes nothing */
+	assert_int_equal(pthread_create(&owner, NULL, hang_owner, &o), 0);
+	for (int i = 0; i < 10; i++) {
+		usleep(100000);                         /* phases without end, but they move */
+		assert_int_equal(pool_stuck(o.p), -1);
+	}
+	atomic_store(&h.hold, true);
+	while (!atomic_load(&h.held))
+		usleep(1000);
+	usleep(100000);                                 /* the others finish what is left */
+	(void)pool_stuck(o.p);
+	usleep(50000);
+	stuck = pool_stuck(o.p);
+	assert_int_equal(stuck, (int)atomic_load(&h.held) - 1);
+	assert_int_equal(pool_stuck(o.p), stuck);
+	atomic_store(&h.let_go, true);
+	atomic_store(&h.done, true);
+	pthread_join(owner, NULL);
+	assert_int_equal(pool_stuck(o.p), -1);
+	assert_int_equal(pool_stuck(o.p), -1);
+	pool_free(o.p);
+}
+
 static void test_create_destroy(void **state)
 {
 	struct work w = { .n_chunks = 3 };
@@ -243,6 +315,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_chunk_runs_once),
 		cmocka_unit_test(test_idle_makes_no_wakeup),
+		cmocka_unit_test(test_a_hung_thread_is_seen),
 		cmocka_unit_test(test_create_destroy),
 		cmocka_unit_test(test_stragglers_drop_threads),
 		cmocka_unit_test(test_default_threads),
