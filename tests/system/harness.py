@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -121,7 +122,8 @@ class Result:
 class Daemon:
     """`with Daemon() as d`: started and ready; its directory goes when it does."""
 
-    def __init__(self, *options, state=None, config=None):
+    def __init__(self, *options, state=None, config=None, env=None, wrap=()):
+        """env: more of the environment. wrap: a command that starts the daemon, its own arguments come after."""
         self.dir = tempfile.mkdtemp(prefix="qllm-")
         self.state = state or os.path.join(self.dir, "state")
         self.socket = os.path.join(self.dir, "s")
@@ -132,6 +134,7 @@ class Daemon:
             with open(path, "w") as f:
                 f.write(config)
             self.options += ["--config", path]
+        self.env, self.wrap = env or {}, list(wrap)
         self.process = None
         self.examined = 0
 
@@ -150,9 +153,9 @@ class Daemon:
             _daemons.append(self)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [program("qllmd"), "--socket", self.socket, "--state-dir", self.state, "--cache-dir",
+                [*self.wrap, program("qllmd"), "--socket", self.socket, "--state-dir", self.state, "--cache-dir",
                  os.path.join(self.dir, "cache"), *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(**self.env))
         until = time.monotonic() + 20 * SLOW
         while wait:
             if self.process.poll() is not None:
@@ -215,6 +218,49 @@ class Daemon:
                 self.examine()
                 _daemons.remove(self)
             shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Manager:
+    """Stands for the service manager: what the daemon tells it with sd_notify."""
+
+    def __init__(self, watchdog_s=0):
+        self.dir = tempfile.mkdtemp(prefix="qllm-")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = os.path.join(self.dir, "notify")
+        self.sock.bind(path)
+        self.sock.setblocking(False)
+        self.heard = []
+        self.env = {"NOTIFY_SOCKET": path}
+        if watchdog_s:
+            self.env["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
+
+    def take(self):
+        """The messages that have come since the last call."""
+        messages, self.heard = self.heard, []
+        while True:
+            try:
+                messages.append(self.sock.recv(65536).decode())
+            except BlockingIOError:
+                return messages
+
+    def wait(self, text, seconds=10):
+        """Until a message holds the text; returns it. Those after it stay for the next call."""
+        until = time.monotonic() + seconds * SLOW
+        while time.monotonic() < until:
+            messages = self.take()
+            for i, message in enumerate(messages):
+                if text in message:
+                    self.heard = messages[i + 1:]
+                    return message
+            time.sleep(0.02)
+        raise AssertionError(f"the manager has not heard {text!r} in {seconds} s")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 def str_or_bytes(x):
