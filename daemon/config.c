@@ -201,25 +201,37 @@ static int load_dir(struct config *c, const char *file, struct err *err)
 	return r;
 }
 
-int config_load(struct config **ret, const char *file, bool must_exist, struct err *err)
+/* vendor: NULL for none. */
+static int load(struct config **ret, const char *vendor, const char *file, bool must_exist,
+                struct err *err)
 {
 	_cleanup_(config_freep) struct config *c = mem_alloc(sizeof(*c));
-	int r;
+	int r = 0;
 
 	if (!c)
 		return err_set(err, -ENOMEM, "out of memory");
-	for (size_t i = 0; i < config_n_keys; i++) {
+	for (size_t i = 0; i < config_n_keys && r == 0; i++)
 		r = set_value(c, &config_table[i], config_table[i].def, "default", err);
-		if (r < 0)
-			return r;
-	}
-	r = load_file(c, file, must_exist, err);
+	if (r == 0 && vendor)
+		r = load_dir(c, vendor, err);
+	if (r == 0)
+		r = load_file(c, file, must_exist, err);
 	if (r == 0)
 		r = load_dir(c, file, err);
 	if (r < 0)
 		return r;
 	*ret = STEAL(c);
 	return 0;
+}
+
+int config_load(struct config **ret, const char *file, bool must_exist, struct err *err)
+{
+	return load(ret, NULL, file, must_exist, err);
+}
+
+int config_load_system(struct config **ret, const char *vendor, const char *file, struct err *err)
+{
+	return load(ret, vendor, file, false, err);
 }
 
 struct config *config_free(struct config *c)

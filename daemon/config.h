@@ -1,6 +1,6 @@
-/* config - settings: built-in defaults, then FILE, then FILE.d/ *.conf in order of name, then the
- * command line. One table (config-table.c) feeds parser, `config show` and the manual; every value
- * remembers where it came from. */
+/* config - settings: built-in defaults, then what the vendor has put beside the program, then
+ * FILE, then FILE.d/ *.conf in order of name, then the command line. One table (config-table.c)
+ * feeds parser, `config show` and the manual; every value remembers where it came from. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,10 +40,13 @@ extern const size_t config_n_keys;
 /* Defaults, then file and its .d directory. A file that does not exist is no error unless
  * must_exist. Errors name file, line and key: -EINVAL, -errno, -ENOMEM. */
 int config_load(struct config **ret, const char *file, bool must_exist, struct err *err);
+/* The system's: defaults, VENDOR.d/ *.conf, then file and its .d directory; all of them may be
+ * missing. */
+int config_load_system(struct config **ret, const char *vendor, const char *file, struct err *err);
 struct config *config_free(struct config *c);
 DEFINE_FREEP(struct config, config_free)
-/* One key by name ("socket"; sections hold no two of the same name). source: what `config show` says
- * of it. -ENOENT for unknown keys, -EINVAL, -ENOMEM. */
+/* One key by name ("socket"; sections hold no two of the same name). source: what `config show`
+ * says of it. -ENOENT for unknown keys, -EINVAL, -ENOMEM. */
 int config_set(struct config *c, const char *name, const char *value, const char *source,
                struct err *err);
 /* Value of a key as a file would write it: numbers in plain digits. */

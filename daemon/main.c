@@ -47,7 +47,7 @@ uint64_t daemon_now_us(void)
 /* --- housekeeping ----------------------------------------------------------------------------- */
 
 /* While requests are open: each second. Then once, when the next model has been idle for long
- * enough; what changes that moment is a request, or a reload. So an idle daemon does not wake up. */
+ * enough; what changes that moment is a request, or a reload. So an idle daemon sleeps. */
 static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 {
 	struct daemon *d = user;
@@ -128,6 +128,39 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 
 static const struct options *the_options;
 
+/* The files and, on top of them, the command line: at start and at each reload. */
+static int read_config(struct config **ret, const struct options *o, struct err *err)
+{
+	static const char vendor[] = VENDORDIR "/qllmd.conf";
+	static const char system[] = SYSCONFDIR "/qllmd/qllmd.conf";
+	_cleanup_(config_freep) struct config *c = NULL;
+	int r = o->config ? config_load(&c, o->config, true, err)
+	                  : config_load_system(&c, vendor, system, err);
+
+	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
+		r = config_set(c, o->set[i].name, o->set[i].value, "command line", err);
+	if (r < 0)
+		return r;
+	*ret = STEAL(c);
+	return 0;
+}
+
+/* The administrator changed what only a restart applies. */
+static void say_unapplied(const struct config *now, const struct config *fresh)
+{
+	for (size_t i = 0; i < config_n_keys; i++) {
+		const struct config_key *key = &config_table[i];
+		_cleanup_(sbuf_deinit) struct sbuf was = { 0 }, is = { 0 };
+
+		if (key->reload || strcmp(fresh->source[i], "default") == 0 ||
+		    config_text(now, key, &was) < 0 || config_text(fresh, key, &is) < 0)
+			continue;
+		if (was.n != is.n || memcmp(was.p, is.p, is.n) != 0)
+			log_msg(LOG_L_NOTICE, "%s: %s needs a restart to change", fresh->source[i],
+			        key->name);
+	}
+}
+
 static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *user)
 {
 	_cleanup_(config_freep) struct config *fresh = NULL;
@@ -139,13 +172,11 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	(void)source;
 	(void)si;
 	notify_reloading(d->notify);
-	r = config_load(&fresh, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
-	                o->config != NULL, &err);
-	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
-		r = config_set(fresh, o->set[i].name, o->set[i].value, "command line",
-		               &err);
+	r = read_config(&fresh, o, &err);
 	if (r == 0)
 		r = journal_level(fresh->log_level, &err);
+	if (r == 0)
+		say_unapplied(d->config, fresh);
 	if (r == 0)
 		r = config_apply_reload(d->config, fresh);
 	if (r < 0)
@@ -303,11 +334,8 @@ static int fill_paths(struct config *c, struct err *err)
 
 static int load_config(struct daemon *d, const struct options *o, struct err *err)
 {
-	int r = config_load(&d->config, o->config ? o->config : SYSCONFDIR "/qllmd/qllmd.conf",
-	                    o->config != NULL, err);
+	int r = read_config(&d->config, o, err);
 
-	for (unsigned i = 0; r == 0 && i < o->n_set; i++)
-		r = config_set(d->config, o->set[i].name, o->set[i].value, "command line", err);
 	if (r == 0)
 		r = fill_paths(d->config, err);
 	return r == 0 ? journal_level(d->config->log_level, err) : r;
@@ -350,8 +378,8 @@ static int start_loop(struct daemon *d, struct err *err)
 	if (r >= 0)
 		r = sd_event_add_signal(d->event, NULL, SIGHUP, on_reload, d);
 	if (r >= 0)
-		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US, TICK_US / 2,
-		                               on_tick, d);
+		r = sd_event_add_time_relative(d->event, &d->tick, CLOCK_MONOTONIC, TICK_US,
+		                               TICK_US / 2, on_tick, d);
 	if (r >= 0)
 		r = posts_new(&d->posts, d->event);
 	if (r >= 0)

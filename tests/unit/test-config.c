@@ -150,6 +150,37 @@ static void test_files_in_order(void **state)
 	config_free(c);
 }
 
+/* Vendor below the system's file, that below its drop-ins; each may be missing. */
+static void test_vendor_is_below(void **state)
+{
+	struct config *c = NULL;
+	struct err err = { 0 };
+	char vendor[120], sys[120], sub[128];
+
+	(void)state;
+	snprintf(vendor, sizeof(vendor), "%s/vendor", dir);
+	snprintf(sys, sizeof(sys), "%s/sys", dir);
+	snprintf(sub, sizeof(sub), "%s.d", sys);
+	assert_int_equal(mkdir(sub, 0700), 0);
+	write_file("sys", "[engine]\nthreads = 2\nchunk = 20\n");
+	write_file("sys.d/10-a.conf", "[engine]\nchunk = 30\n");
+	assert_int_equal(config_load_system(&c, vendor, sys, &err), 0);
+	assert_int_equal(c->max_sequences, 64);
+	c = config_free(c);
+	snprintf(sub, sizeof(sub), "%s.d", vendor);
+	assert_int_equal(mkdir(sub, 0700), 0);
+	write_file("vendor.d/90.conf", "[engine]\nthreads = 8\nchunk = 9\nmax_sequences = 10\n");
+	assert_int_equal(config_load_system(&c, vendor, sys, &err), 0);
+	assert_int_equal(c->max_sequences, 10);
+	assert_int_equal(c->threads, 2);
+	assert_int_equal(c->chunk, 30);
+	assert_non_null(strstr(source_of(c, "max_sequences"), "vendor.d/90.conf:4"));
+	c = config_free(c);
+	write_file("vendor.d/90.conf", "[engine]\nthreds = 8\n");
+	assert_int_equal(config_load_system(&c, vendor, sys, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "vendor.d/90.conf:2"));
+}
+
 static void check_refused(const char *text, const char *named)
 {
 	struct config *c = NULL;
@@ -226,6 +257,7 @@ int main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_sources),
 		cmocka_unit_test(test_files_in_order),
+		cmocka_unit_test(test_vendor_is_below),
 		cmocka_unit_test(test_errors_name_the_place),
 		cmocka_unit_test(test_reload),
 		cmocka_unit_test(test_every_allocation_may_fail),
