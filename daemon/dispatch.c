@@ -157,7 +157,8 @@ static uint64_t blob_bytes(const struct call *c)
 		const ProtobufCFieldDescriptor *f = &desc->fields[i];
 		const Qllm__Blob *b;
 
-		if (f->descriptor != &qllm__blob__descriptor || f->label == PROTOBUF_C_LABEL_REPEATED)
+		if (f->descriptor != &qllm__blob__descriptor ||
+		    f->label == PROTOBUF_C_LABEL_REPEATED)
 			continue;
 		b = *(const Qllm__Blob *const *)(m + f->offset);
 		if (b)
