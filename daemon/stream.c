@@ -2,8 +2,8 @@
  *
  * 1. Nothing here blocks: the ring either has room or the sequence is parked, sends are
  *    MSG_DONTWAIT.
- * 2. A client whose index is nonsense loses its connection (shutdown wakes the main loop, which
- *    cleans up); until then its output is dropped and the others go on.
+ * 2. A client whose index is nonsense loses its connection (the main loop says why and hangs up);
+ *    until then its output is dropped and the others go on.
  * 3. Calls of one connection share its ring: room() promises bytes to a call, put() draws on the
  *    promise, done() gives the rest back; what is promised to one is no room for another.
  * 4. done() cuts the tie between call and request under the call's lock, so that a cancel on the
@@ -13,9 +13,11 @@
 #include <fcntl.h>
 #include <math.h>
 #include <sys/socket.h>
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "daemon/call.h"
+#include "daemon/conn.h"
 #include "proto/frame.h"
 
 /* What a record takes beyond its text or floats: header, fixed part, 20 best, padding. */
@@ -31,6 +33,23 @@ static void on_kick(struct post *p)
 	stream_unref(s);
 }
 
+static void on_fault(struct post *p)
+{
+	static const char why[] = "the ring's read index is not between what was read and written";
+	struct stream *s = container_of(p, struct stream, fault);
+
+	list_for(&s->d->conns, it) {
+		struct conn *conn = container_of(it, struct conn, link);
+
+		if (conn->stream != s)
+			continue;
+		log_msg(LOG_L_NOTICE, "client %llu (uid %u): %s",
+		        (unsigned long long)conn->number, (unsigned)conn->peer.uid, why);
+		conn_fault(conn, EXIT_USAGE, why);
+	}
+	stream_unref(s);
+}
+
 int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, int *ret_out,
                int *ret_in)
 {
@@ -42,6 +61,7 @@ int stream_new(struct stream **ret, struct daemon *d, int sock, uint64_t size, i
 	atomic_init(&s->refs, 1);
 	s->d = d;
 	s->kick.fn = on_kick;
+	s->fault.fn = on_fault;
 	s->sock = fcntl(sock, F_DUPFD_CLOEXEC, 3);
 	if (s->sock < 0)
 		return -errno;
@@ -76,8 +96,10 @@ uint64_t stream_capacity(const struct stream *s)
 
 static void turn_bad(struct stream *s)
 {
-	if (!atomic_exchange(&s->bad, true))
-		shutdown(s->sock, SHUT_RDWR);
+	if (atomic_exchange(&s->bad, true))
+		return;
+	stream_ref(s);
+	posts_push(s->d->posts, &s->fault);
 }
 
 /* Give up to n promised bytes back; who was refused because of them may look again. */

@@ -18,8 +18,9 @@ struct stream {
 	atomic_uint refs;
 	struct ring_writer *ring;
 	int sock;                       /* dup */
-	/* the client's index was nonsense: the socket is shut down */
+	/* the client's index was nonsense: the main thread hears of it and hangs up */
 	atomic_bool bad;
+	struct post fault;
 	_Atomic uint64_t parked_us;     /* since when a sequence waits for room, 0 = none does */
 	uint64_t reserved;              /* engine thread: room promised to calls and not used yet */
 	bool contended;                 /* engine thread: a call was refused because of that */
