@@ -11,7 +11,6 @@
 #include "engine/engine.h"
 
 struct conn;
-struct jobs;
 struct models;
 struct listener;
 struct notify;
@@ -20,7 +19,7 @@ struct daemon {
 	sd_event *event;
 	struct posts *posts;
 	struct workers *prep;           /* templates, tokenizing, loading */
-	struct workers *slow;           /* eval: minutes */
+	struct workers *slow;           /* verify, eval: minutes */
 	struct workers *intake;         /* clients' descriptors: may hang for ever */
 	struct engine *engine;          /* any thread */
 	const struct kernels *kernels;  /* read-only */
@@ -28,7 +27,6 @@ struct daemon {
 	struct users users;
 	struct metrics metrics;
 	struct models *models;
-	struct jobs *jobs;
 	struct listener *listener;
 	struct notify *notify;          /* NULL before the loop is set up */
 	struct list conns;              /* struct conn.link */

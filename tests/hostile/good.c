@@ -4,8 +4,9 @@
  *   good --socket S --model M --prompt TEXT [-n TOKENS] [--seconds S] [--requests N] [--uid UID]
  *        [--keep-going] [--gaps FILE]
  *
- * One line of JSON on stdout at the end, which SIGINT brings about. Without --keep-going the first failure ends it. --gaps:
- * seconds between consecutive tokens of one answer, doubles in the machine's order. */
+ * One line of JSON on stdout at the end, which SIGINT brings about. Without --keep-going the first
+ * failure ends it. --gaps: seconds between consecutive tokens of one answer, doubles in the
+ * machine's order. */
 #include <errno.h>
 #include <getopt.h>
 #include <grp.h>
@@ -183,7 +184,8 @@ int main(int argc, char **argv)
 		case 'g': gaps = optarg; break;
 		case 'k': keep_going = true; break;
 		case 'u':
-			if (setgroups(0, NULL) < 0 || setuid((uid_t)strtoul(optarg, NULL, 10)) < 0) {
+			if (setgroups(0, NULL) < 0 ||
+			    setuid((uid_t)strtoul(optarg, NULL, 10)) < 0) {
 				fprintf(stderr, "good: setuid: %s\n", strerror(errno));
 				return 2;
 			}
