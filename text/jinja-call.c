@@ -169,10 +169,11 @@ static int find(struct jeval *ev, const struct jcall *c, bool last, int64_t *ret
 	if (!given)
 		return jv_fail(ev, "%s wants a string", c->name);
 	if (!last)
-		hit = what.n == 0 ? s.p : s.n ? memmem(s.p, s.n, what.p, what.n) : NULL;
-	for (size_t at = s.n; last && !hit && at >= what.n; at--)
-		if (memcmp(s.p + at - what.n, what.p, what.n) == 0)
-			hit = s.p + at - what.n;
+		hit = what.n == 0 ? s.p : jstr_find(s, what);
+	else if ((r = jv_charge(ev, jstr_last_steps(s, what))) < 0)
+		return r;
+	else
+		hit = what.n == 0 ? s.p + s.n : jstr_find_last(s, what);
 	*ret = hit ? (int64_t)utf8_count((struct bytes){ s.p, (size_t)(hit - s.p) }) : -1;
 	return 0;
 }
@@ -206,7 +207,7 @@ static int m_count(struct jeval *ev, const struct jcall *c, struct jv *ret)
 		return r;
 	if (what.n == 0)
 		return jv_fail(ev, "count wants a string that is not empty");
-	for (const char *hit; s.n && (hit = memmem(s.p, s.n, what.p, what.n)) != NULL; n++)
+	for (const char *hit; (hit = jstr_find(s, what)) != NULL; n++)
 		s = (struct bytes){ hit + what.n, s.n - (size_t)(hit - s.p) - what.n };
 	*ret = jv_int(n);
 	return 0;

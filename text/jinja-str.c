@@ -116,6 +116,27 @@ struct bytes jstr_strip(struct bytes s, const struct bytes *chars, unsigned side
 	return s;
 }
 
+/* One byte by memchr: under a thread sanitizer memmem reads the rest of the string each time. */
+const char *jstr_find(struct bytes s, struct bytes what)
+{
+	if (s.n < what.n)
+		return NULL;
+	return what.n == 1 ? memchr(s.p, *what.p, s.n) : memmem(s.p, s.n, what.p, what.n);
+}
+
+const char *jstr_find_last(struct bytes s, struct bytes what)
+{
+	for (size_t at = s.n; at >= what.n; at--)
+		if (memcmp(s.p + at - what.n, what.p, what.n) == 0)
+			return s.p + at - what.n;
+	return NULL;
+}
+
+uint64_t jstr_last_steps(struct bytes s, struct bytes what)
+{
+	return (uint64_t)s.n * what.n / 4096;
+}
+
 int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct bytes new, int64_t max,
                  struct jv *ret)
 {
@@ -126,7 +147,7 @@ int jstr_replace(struct jeval *ev, struct bytes s, struct bytes old, struct byte
 	if (old.n == 0)
 		return r < 0 ? r : jv_fail(ev, "replace of an empty string is not supported");
 	while (r == 0 && at < s.n && max != 0) {
-		const char *hit = memmem(s.p + at, s.n - at, old.p, old.n);
+		const char *hit = jstr_find((struct bytes){ s.p + at, s.n - at }, old);
 
 		if (!hit)
 			break;
@@ -186,15 +207,25 @@ int jstr_escape_html(struct jeval *ev, struct bytes s, struct jv *ret)
 
 typedef VEC(struct bytes) parts_t;
 
-static int split_space(struct bytes s, int64_t max, parts_t *parts)
+/* Charged one by one, so that the budget bounds their memory as well. */
+static int push_part(struct jeval *ev, parts_t *parts, struct bytes s)
 {
+	int r = jv_charge(ev, 1);
+
+	return r < 0 ? r : vec_push(parts, s) < 0 ? jv_no_memory(ev) : 0;
+}
+
+static int split_space(struct jeval *ev, struct bytes s, int64_t max, parts_t *parts)
+{
+	int r = 0;
+
 	s = jstr_strip(s, NULL, JSTR_LEFT);
-	while (s.n) {
+	while (r == 0 && s.n) {
 		size_t n = 0;
 		uint32_t cp;
 
 		if (max == 0)
-			return vec_push(parts, jstr_strip(s, NULL, JSTR_RIGHT));
+			return push_part(ev, parts, jstr_strip(s, NULL, JSTR_RIGHT));
 		while (n < s.n) {
 			unsigned len = utf8_decode(s.p + n, s.n - n, &cp);
 
@@ -202,42 +233,32 @@ static int split_space(struct bytes s, int64_t max, parts_t *parts)
 				break;
 			n += len ? len : 1;
 		}
-		if (vec_push(parts, ((struct bytes){ s.p, n })) < 0)
-			return -ENOMEM;
+		r = push_part(ev, parts, (struct bytes){ s.p, n });
 		s = jstr_strip((struct bytes){ s.p + n, s.n - n }, NULL, JSTR_LEFT);
 		max--;
 	}
-	return 0;
+	return r;
 }
 
-/* Last occurrence that ends at or before s.n; NULL when there is none. */
-static const char *find_last(struct bytes s, struct bytes what)
+static int split_at(struct jeval *ev, struct bytes s, struct bytes sep, int64_t max,
+                    bool from_right, parts_t *parts)
 {
-	for (size_t at = s.n; at >= what.n; at--)
-		if (memcmp(s.p + at - what.n, what.p, what.n) == 0)
-			return s.p + at - what.n;
-	return NULL;
-}
+	int r = from_right ? jv_charge(ev, jstr_last_steps(s, sep)) : 0;
 
-static int split_at(struct bytes s, struct bytes sep, int64_t max, bool from_right, parts_t *parts)
-{
-	for (; max != 0; max--) {
-		const char *hit = s.n < sep.n  ? NULL
-		                  : from_right ? find_last(s, sep)
-		                               : memmem(s.p, s.n, sep.p, sep.n);
+	for (; r == 0 && max != 0; max--) {
+		const char *hit = from_right ? jstr_find_last(s, sep) : jstr_find(s, sep);
 		size_t before;
 
 		if (!hit)
 			break;
 		before = (size_t)(hit - s.p);
-		if (vec_push(parts, from_right
-		                            ? ((struct bytes){ hit + sep.n, s.n - before - sep.n })
-		                            : ((struct bytes){ s.p, before })) < 0)
-			return -ENOMEM;
+		r = push_part(ev, parts,
+		              from_right ? (struct bytes){ hit + sep.n, s.n - before - sep.n }
+		                         : (struct bytes){ s.p, before });
 		s = from_right ? (struct bytes){ s.p, before } :
 			(struct bytes){ hit + sep.n, s.n - before - sep.n };
 	}
-	return vec_push(parts, s);
+	return r < 0 ? r : push_part(ev, parts, s);
 }
 
 int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_t max,
@@ -251,9 +272,8 @@ int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_
 		return jv_fail(ev, "split wants a separator that is not empty");
 	r = jv_charge(ev, s.n / 64);
 	if (r == 0)
-		r = sep ? split_at(s, *sep, max, from_right, &parts) : split_space(s, max, &parts);
-	if (r == 0)
-		r = jv_charge(ev, parts.n);
+		r = sep ? split_at(ev, s, *sep, max, from_right, &parts)
+			: split_space(ev, s, max, &parts);
 	if (r == 0 && !(list = jv_list_new(ev, parts.n)))
 		r = jv_no_memory(ev);
 	for (size_t i = 0; r == 0 && i < parts.n; i++)

@@ -21,5 +21,10 @@ int jstr_split(struct jeval *ev, struct bytes s, const struct bytes *sep, int64_
                bool from_right, struct jv *ret);
 /* the whole string, spaces around */
 bool jstr_number(struct bytes s, char *text, size_t size, double *ret);
+/* First and last place of `what`, which is not empty; NULL: none. The last one takes time in
+ * proportion to both lengths: charge jstr_last_steps for it. */
+const char *jstr_find(struct bytes s, struct bytes what);
+const char *jstr_find_last(struct bytes s, struct bytes what);
+uint64_t jstr_last_steps(struct bytes s, struct bytes what);
 /* list of (key, value) */
 int jv_dict_items(struct jeval *ev, const struct jv *v, struct jv *ret);

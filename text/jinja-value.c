@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include "base/vec.h"
-#include "text/jinja-priv.h"
+#include "text/jinja-str.h"
 
 const struct jv jv_undef = { .kind = JK_UNDEF }, jv_none = { .kind = JK_NONE };
 
@@ -177,7 +177,7 @@ int jv_contains(struct jeval *ev, const struct jv *in, const struct jv *v, bool 
 	case JK_STR:
 		if (v->kind != JK_STR)
 			return jv_fail(ev, "%s cannot be in a string", jv_kind_name(v));
-		*ret = v->s.n == 0 || (in->s.n && memmem(in->s.p, in->s.n, v->s.p, v->s.n));
+		*ret = v->s.n == 0 || jstr_find(in->s, v->s);
 		return jv_charge(ev, in->s.n / 256);
 	case JK_LIST:
 		*ret = false;

@@ -121,6 +121,9 @@ static void test_hostile_templates_spend_their_budget(void **state)
 		"endfor %}",
 		"{% set s = 'ab' * 100000 %}{% for i in range(99999) %}{% set q = s | replace('a', "
 		"'bb') %}{% endfor %}",
+		"{% set s = 'a' * 100000 %}{% set t = 'a' * 50000 ~ 'b' %}{% for i in range(99999) "
+		"%}{% set q = s.rfind(t) %}{% endfor %}",
+		"{% set s = 'a' * 60000000 %}{% set q = s.split('a') %}",
 		"{% set a = range(50000) | list %}{{ a | map('string') | unique | list | length }}",
 	};
 
