@@ -76,6 +76,21 @@ int ctl_finish(struct ctl *c, int64_t id, struct ctl_reply *r)
 	return r->code < 0 ? ctl_fail_q(c) : EXIT_OK;
 }
 
+int ctl_ask_json(struct ctl *c, ctl_ask_fn ask, json_t **ret)
+{
+	struct ctl_reply reply = { .c = c };
+	int code = ctl_finish(c, ask(c->q, ctl_on_event, &reply), &reply);
+
+	if (code == EXIT_OK) {
+		*ret = json_loadb(reply.data ? reply.data : "", reply.n_data, JSON_DECODE_ANY,
+		                  NULL);
+		if (!*ret)
+			code = ctl_fail(c, EXIT_FAILED, "the daemon's answer is no JSON");
+	}
+	ctl_reply_deinit(&reply);
+	return code;
+}
+
 int ctl_say(struct ctl *c, const char *key, const char *value)
 {
 	if (c->json)

@@ -13,7 +13,7 @@ static json_t *status_json(const struct qllm_status_result *s)
 {
 	return json_pack(
 		"{s:s, s:b, s:I, s:f, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, "
-		"s:s, s:s, s:I, s:I, s:I, s:s, s:s}",
+		"s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s}",
 		"version", s->version, "ready", s->ready, "pid", (json_int_t)s->pid, "uptime_s",
 		s->uptime_s, "budget_bytes", (json_int_t)s->budget_bytes, "used_bytes",
 		(json_int_t)s->used_bytes, "free_bytes",
@@ -23,9 +23,10 @@ static json_t *status_json(const struct qllm_status_result *s)
 		(int)s->connections, "running", (int)s->running, "waiting", (int)s->waiting,
 		"parked", (int)s->parked, "threads", (int)s->threads, "threads_active",
 		(int)s->threads_active, "threads_why", s->threads_why, "cpu", s->cpu, "kernels",
-		s->kernels, "prompt_tokens", (json_int_t)s->prompt_tokens, "decode_tokens",
-		(json_int_t)s->decode_tokens, "preemptions", (json_int_t)s->preemptions, "socket",
-		s->socket, "state_dir", s->state_dir);
+		s->kernels, "kernels_levels", s->kernels_levels, "prompt_tokens",
+		(json_int_t)s->prompt_tokens, "decode_tokens", (json_int_t)s->decode_tokens,
+		"preemptions", (json_int_t)s->preemptions, "socket", s->socket,
+		"state_dir", s->state_dir);
 }
 
 static void on_status(void *user, const struct qllm_event *ev)
@@ -47,6 +48,16 @@ static int ask_status(struct ctl *c, struct status_call *call)
 	code = ctl_finish(c, qllm_status(c->q, on_status, call), &call->reply);
 	if (code == EXIT_OK && !call->json)
 		code = ctl_fail(c, EXIT_FAILED, "no memory for the daemon's answer");
+	return code;
+}
+
+int ctl_ask_status(struct ctl *c, json_t **ret)
+{
+	struct status_call call = { 0 };
+	int code = ask_status(c, &call);
+
+	if (code == EXIT_OK)
+		*ret = call.json;
 	return code;
 }
 

@@ -129,6 +129,20 @@ int ctl_wait(struct ctl *c, const bool *done, uint64_t request)
 	return ctl_fail(c, EXIT_TIMEOUT, "no end within --timeout %g s: cancelled", c->timeout);
 }
 
+int ctl_sleep(struct ctl *c, double seconds)
+{
+	static const bool never;
+	double until = ctl_now() + seconds;
+	int r = wait_until(&c->q, 1, &never, c->deadline == 0 ? until : MIN(until, c->deadline), 0);
+
+	if (r == -EINTR)
+		return EXIT_INTERRUPTED;
+	if (r == -ETIMEDOUT && c->deadline != 0 && ctl_now() >= c->deadline)
+		return ctl_fail(c, EXIT_TIMEOUT, "--timeout %g s has passed", c->timeout);
+	return r == -ETIMEDOUT ? EXIT_OK
+	                       : ctl_fail(c, EXIT_FAILED, "waiting: %s", strerror(-r));
+}
+
 /* All of fd; -EINTR and -ETIMEDOUT as wait_until. */
 static int read_all(struct ctl *c, int fd, struct sbuf *out)
 {

@@ -166,7 +166,7 @@ static int run_ls(struct ctl *c)
 	return code;
 }
 
-static void print_ps(struct ctl *c, const json_t *rows)
+void ctl_print_ps(struct ctl *c, const json_t *rows)
 {
 	struct out_table t = {
 		.head = { "NAME", "STATE", ">SIZE", ">RESIDENT", ">REQUESTS", ">KV PAGES",
@@ -195,20 +195,33 @@ static void print_ps(struct ctl *c, const json_t *rows)
 	out_table_print(c, &t);
 }
 
-static int run_ps(struct ctl *c)
+int ctl_ask_ps(struct ctl *c, json_t **ret)
 {
 	struct list_call call;
 	int code = list_init_(c, &call);
 
 	if (code == EXIT_OK)
 		code = list_finish(c, &call, qllm_ps(c->q, on_list, &call));
-	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_incref(call.rows));
-	else if (code == EXIT_OK && c->quiet)
-		print_names(call.rows);
-	else if (code == EXIT_OK)
-		print_ps(c, call.rows);
+	if (code == EXIT_OK)
+		*ret = json_incref(call.rows);
 	list_deinit(&call);
+	return code;
+}
+
+static int run_ps(struct ctl *c)
+{
+	json_t *rows = NULL;
+	int code = ctl_ask_ps(c, &rows);
+
+	if (code != EXIT_OK)
+		return code;
+	if (c->json)
+		return out_json(c, rows);
+	if (c->quiet)
+		print_names(rows);
+	else
+		ctl_print_ps(c, rows);
+	json_decref(rows);
 	return code;
 }
 

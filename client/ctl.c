@@ -32,13 +32,7 @@ LATER(advise, "Plan mixed precision");
 LATER(export, "Write a model of the store as a file");
 LATER(lora, "Train, attach and merge adapters");
 LATER(job, "Background jobs");
-LATER(doctor, "What this machine gives and lacks");
-LATER(config, "Where each setting came from");
 LATER(client, "Who uses the daemon");
-LATER(top, "Live view");
-LATER(monitor, "Event stream");
-LATER(metrics, "Counters as Prometheus text");
-LATER(completion, "Shell completion");
 LATER(session, "Saved conversations");
 
 const struct ctl_cmd *const ctl_cmds[] = {
@@ -62,6 +56,12 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&ctl_cmd_bench,
 	&ctl_cmd_status,
 	&ctl_cmd_is_ready,
+	&ctl_cmd_doctor,
+	&ctl_cmd_config,
+	&ctl_cmd_top,
+	&ctl_cmd_monitor,
+	&ctl_cmd_metrics,
+	&ctl_cmd_completion,
 	&ctl_cmd_version,
 	&ctl_cmd_help,
 	&later_embed,
@@ -74,13 +74,7 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&later_export,
 	&later_lora,
 	&later_job,
-	&later_doctor,
-	&later_config,
 	&later_client,
-	&later_top,
-	&later_monitor,
-	&later_metrics,
-	&later_completion,
 	&later_session,
 	NULL,
 };

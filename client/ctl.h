@@ -47,7 +47,8 @@ extern const struct ctl_cmd ctl_cmd_status, ctl_cmd_is_ready, ctl_cmd_is_loaded,
 	ctl_cmd_help, ctl_cmd_ls, ctl_cmd_import, ctl_cmd_rm, ctl_cmd_show, ctl_cmd_verify,
 	ctl_cmd_estimate, ctl_cmd_load, ctl_cmd_unload, ctl_cmd_ps, ctl_cmd_run, ctl_cmd_chat,
 	ctl_cmd_tokenize, ctl_cmd_detokenize, ctl_cmd_template, ctl_cmd_logits, ctl_cmd_eval,
-	ctl_cmd_bench;
+	ctl_cmd_bench, ctl_cmd_doctor, ctl_cmd_config, ctl_cmd_top, ctl_cmd_monitor,
+	ctl_cmd_metrics, ctl_cmd_completion;
 extern const struct ctl_cmd *const ctl_cmds[];          /* in the order of help; ends with NULL */
 
 enum ctl_when { CTL_AUTO, CTL_ALWAYS, CTL_NEVER };
@@ -97,8 +98,10 @@ void ctl_interrupt_clear(void);
  * end. Returns 0, or the exit code EXIT_TIMEOUT, EXIT_INTERRUPTED, EXIT_UNREACHABLE with the reason
  * told. */
 int ctl_wait(struct ctl *c, const bool *done, uint64_t request);
-/* The same for n connections of the command's own; nothing is cancelled: the command ends and
- * closes them. */
+/* Let time pass: EXIT_OK, or what ctl_wait returns. */
+int ctl_sleep(struct ctl *c, double seconds);
+/* The same as ctl_wait for n connections of the command's own; nothing is cancelled: the command
+ * ends and closes them. */
 enum { CTL_CLIENTS_MAX = 64 };
 int ctl_wait_many(struct ctl *c, struct qllm **q, unsigned n, const bool *done);
 /* The argument itself, or all of stdin for "-" and, where stdin is no terminal, for NULL. mem_free
@@ -126,6 +129,13 @@ void ctl_on_event(void *user, const struct qllm_event *ev);
 /* Wait for the end of the request that a qllm_ call has returned; tells what went wrong. An exit
  * code. */
 int ctl_finish(struct ctl *c, int64_t id, struct ctl_reply *r);
+/* Answers as JSON, *ret to be json_decref'ed on EXIT_OK; failures are told. */
+int ctl_ask_status(struct ctl *c, json_t **ret);        /* as `status --json` */
+int ctl_ask_ps(struct ctl *c, json_t **ret);
+void ctl_print_ps(struct ctl *c, const json_t *rows);
+/* ask: qllm_config or qllm_activity, whose data is JSON */
+typedef int64_t (*ctl_ask_fn)(struct qllm *q, qllm_event_fn fn, void *user);
+int ctl_ask_json(struct ctl *c, ctl_ask_fn ask, json_t **ret);
 /* {"key":"value"} with --json, the bare value otherwise; nothing with -q. */
 int ctl_say(struct ctl *c, const char *key, const char *value);
 

@@ -39,7 +39,9 @@ endif
 # libctl.la: qllmctl without main, for its unit tests.
 noinst_LTLIBRARIES += libctl.la
 libctl_la_SOURCES = \
-	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c client/ctl-daemon.c \
+	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c \
+	client/ctl-completion.c client/ctl-config.c client/ctl-daemon.c client/ctl-doctor.c client/ctl-metrics.c \
+	client/ctl-monitor.c client/ctl-top.c \
 	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \
 	client/npy.c client/out.c
 libctl_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(LIBEDIT_CFLAGS)
@@ -48,3 +50,16 @@ bin_PROGRAMS += qllmctl
 qllmctl_SOURCES = client/ctl-main.c
 qllmctl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 qllmctl_LDADD = libctl.la
+
+# Completion scripts are what the built qllmctl says, so they know what it knows.
+bashcompletiondir = $(datadir)/bash-completion/completions
+zshcompletiondir = $(datadir)/zsh/site-functions
+fishcompletiondir = $(datadir)/fish/vendor_completions.d
+nodist_bashcompletion_DATA = completion/bash/qllmctl
+nodist_zshcompletion_DATA = completion/zsh/_qllmctl
+nodist_fishcompletion_DATA = completion/fish/qllmctl.fish
+completion_scripts = $(nodist_bashcompletion_DATA) $(nodist_zshcompletion_DATA) $(nodist_fishcompletion_DATA)
+CLEANFILES += $(completion_scripts)
+$(completion_scripts): qllmctl$(EXEEXT)
+	@$(MKDIR_P) $(@D)
+	$(AM_V_GEN)./qllmctl$(EXEEXT) completion $$(basename $(@D)) >$@.new && mv $@.new $@

@@ -134,6 +134,7 @@ struct qllm_status_result {
 	uint32_t models, loaded, connections, running, waiting, parked, threads, threads_active,
 		pid;
 	uint64_t prompt_tokens, decode_tokens, preemptions;
+	const char *kernels_levels;     /* what the machine can run, slowest first */
 };
 struct qllm_estimate_result {
 	uint64_t weights_bytes, kv_bytes, kv_bytes_per_token, activation_bytes, budget_bytes;

@@ -216,6 +216,7 @@ static void frame_status(struct qllm *q, struct call *call, const Qllm__StatusRe
 		.threads_why = s->threads_why ? s->threads_why : "",
 		.cpu = s->cpu ? s->cpu : "",
 		.kernels = s->kernels ? s->kernels : "",
+		.kernels_levels = s->kernels_levels ? s->kernels_levels : "",
 		.socket = s->socket ? s->socket : "",
 		.state_dir = s->state_dir ? s->state_dir : "",
 		.ready = s->ready,

@@ -273,6 +273,7 @@ void call_submit(struct call *c, struct request *r, call_then_fn then)
 		return;
 	}
 	r->uid = c->user->uid;
+	r->kv_max = user_limit(c->user, LIMIT_KV);
 	r->client = c->conn ? c->conn->number : 0;
 	r->sink = stream_sink;
 	r->user = c;

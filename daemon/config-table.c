@@ -51,8 +51,8 @@ const struct config_key config_table[] = {
 	  "other users leave." },
 	{ "limits", "intake_per_uid", CONFIG_U64, AT(intake_per_uid), "4", 1, 64, true,
 	  "Threads that may read or close one user's files at once: each may hang for ever." },
-	{ "limits", "jobs_per_uid", CONFIG_U64, AT(jobs_per_uid), "4", 1, 1024, true,
-	  "Jobs of one user at once." },
+	{ "limits", "jobs_per_uid", CONFIG_U64, AT(jobs_per_uid), "16", 1, 1024, true,
+	  "Jobs of one user that are queued, running or paused." },
 	{ "limits", "max_connections", CONFIG_U64, AT(max_connections), "1024", 1, 1048576, true,
 	  "Connections of all users. Of this total and those below one user gets at most a "
 	  "share: one of n users may hold 1/(n+1) of what the others leave." },
@@ -68,8 +68,8 @@ const struct config_key config_table[] = {
 	  "Prompt tokens of all requests that wait or run." },
 	{ "limits", "max_intake", CONFIG_U64, AT(max_intake), "16", 2, 64,
 	  .help = "Threads that read and close clients' files." },
-	{ "limits", "max_jobs", CONFIG_U64, AT(max_jobs), "16", 1, 4096, true,
-	  "Jobs of all users at once." },
+	{ "limits", "max_jobs", CONFIG_U64, AT(max_jobs), "64", 1, 4096, true,
+	  "Jobs of all users that are queued, running or paused." },
 	{ "limits", "prompt_bytes", CONFIG_BYTES, AT(prompt_bytes), "64M", 1024, 1ull << 32, true,
 	  "Largest prompt, message list, token list or text to evaluate." },
 	{ "limits", "stall_seconds", CONFIG_U64, AT(stall_seconds), "60", 1, 86400, true,
@@ -78,6 +78,20 @@ const struct config_key config_table[] = {
 	  "After SIGTERM running requests get so long to end." },
 	{ "models", "idle_seconds", CONFIG_U64, AT(idle_seconds), "300", 1, 31536000, true,
 	  "A model that nobody used for so long is unloaded unless pinned." },
+	{ "jobs", "worker_socket", CONFIG_STR, AT(worker_socket), "",
+	  .help = "Where workers are asked for. Default: qllm-worker/worker.sock below /run (a "
+	          "user's daemon: $XDG_RUNTIME_DIR) where systemd runs the daemon and the socket "
+	          "is there; else workers are children of the daemon." },
+	{ "jobs", "worker_path", CONFIG_STR, AT(worker_path), "",
+	  .help = "Program that is run as child where there is no worker socket. Default: "
+	          "qllm-worker beside qllmd in a build tree, else " LIBEXECDIR
+	          "/qllmd/qllm-worker." },
+	{ "jobs", "max_running", CONFIG_U64, AT(max_running), "1", 1, 64, true,
+	  "Jobs that run at once; the others are queued. limits.jobs_per_uid bounds both." },
+	{ "jobs", "kept_per_uid", CONFIG_U64, AT(kept_per_uid), "100", 1, 10000, true,
+	  "Finished jobs of one user that `job ls` still shows; older ones are forgotten." },
+	{ "jobs", "retry_seconds", CONFIG_U64, AT(retry_seconds), "10", 1, 3600, true,
+	  "When no worker can be had, a queued job is tried again after so long." },
 };
 _Static_assert(ARRAY_SIZE(config_table) <= CONFIG_KEYS_MAX, "struct config.source");
 const size_t config_n_keys = ARRAY_SIZE(config_table);

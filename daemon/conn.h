@@ -23,17 +23,18 @@ struct conn {
 	struct list out;                /* frames that the socket had no room for */
 	size_t out_bytes, out_frames;
 	struct charge place, fds, ring; /* the connection, its descriptors, its ring */
-	/* an administrator beyond the limit: answers at once are all it gets, until there is room */
+	/* an administrator beyond the limit: until there is room it gets short answers only */
 	bool reserved;
 	uint64_t since_us;              /* CLOCK_REALTIME */
 };
-/* Descriptors that a connection is charged: socket, stream's dup, two of the ring on their way. */
+/* Descriptors that a connection is charged: socket, stream's dup, the ring's two on their way. */
 enum { CONN_FDS = 4 };
 /* Takes the accepted socket over, also on failure. */
 int conn_new(struct daemon *d, int fd);
 /* Cancels its requests and frees it. why: for the log, NULL = the client left. */
 void conn_close(struct conn *conn, const char *why);
-/* Before more than answers at once: an ordinary place, for one that came in by the reserve. -EBUSY. */
+/* Before more than answers at once: an ordinary place, for one that came in by the reserve.
+ * -EBUSY. */
 int conn_leave_reserve(struct conn *conn, struct err *err);
 /* Send or queue. The frame is packed before the call returns; fds stay the caller's. A client that
  * lets the queue grow past its bound is disconnected (later, from the loop: conn stays valid

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 
 struct conn;
+struct jobs;
 struct models;
 struct listener;
 struct notify;
@@ -19,7 +20,7 @@ struct daemon {
 	sd_event *event;
 	struct posts *posts;
 	struct workers *prep;           /* templates, tokenizing, loading */
-	struct workers *slow;           /* verify, eval: minutes */
+	struct workers *slow;           /* eval: minutes */
 	struct workers *intake;         /* clients' descriptors: may hang for ever */
 	struct engine *engine;          /* any thread */
 	const struct kernels *kernels;  /* read-only */
@@ -27,6 +28,7 @@ struct daemon {
 	struct users users;
 	struct metrics metrics;
 	struct models *models;
+	struct jobs *jobs;
 	struct listener *listener;
 	struct notify *notify;          /* NULL before the loop is set up */
 	struct list conns;              /* struct conn.link */

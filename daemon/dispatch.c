@@ -28,6 +28,9 @@ static const struct dispatch_row rows[] = {
 	{ QLLM__FRAME__BODY_LOGITS, req_logits, .streams = true },
 	{ QLLM__FRAME__BODY_EVAL, req_eval },
 	{ QLLM__FRAME__BODY_BENCH_READ, req_bench_read },
+	{ QLLM__FRAME__BODY_JOB_LIST, req_job_list, .light = true },
+	{ QLLM__FRAME__BODY_JOB_DO, req_job_do },
+	{ QLLM__FRAME__BODY_JOB_LOG, req_job_log, .light = true },
 	{ QLLM__FRAME__BODY_CONFIG, req_config, .light = true },
 	{ QLLM__FRAME__BODY_METRICS, req_metrics, .light = true },
 	{ QLLM__FRAME__BODY_ACTIVITY, req_activity, .light = true },
@@ -157,7 +160,8 @@ static uint64_t blob_bytes(const struct call *c)
 		const ProtobufCFieldDescriptor *f = &desc->fields[i];
 		const Qllm__Blob *b;
 
-		if (f->descriptor != &qllm__blob__descriptor || f->label == PROTOBUF_C_LABEL_REPEATED)
+		if (f->descriptor != &qllm__blob__descriptor ||
+		    f->label == PROTOBUF_C_LABEL_REPEATED)
 			continue;
 		b = *(const Qllm__Blob *const *)(m + f->offset);
 		if (b)

@@ -19,8 +19,11 @@ void req_list(struct call *c);          /* req-models.c */
 void req_import(struct call *c);
 void req_remove(struct call *c);
 void req_show(struct call *c);          /* req-show.c */
-void req_verify(struct call *c);
 void req_estimate(struct call *c);
+void req_verify(struct call *c);        /* req-jobs.c */
+void req_job_list(struct call *c);
+void req_job_do(struct call *c);
+void req_job_log(struct call *c);
 void req_load(struct call *c);          /* req-load.c */
 void req_unload(struct call *c);
 void req_ps(struct call *c);

@@ -158,6 +158,7 @@ static int submit(struct eval *ev, struct slot *s, struct model *m, uint32_t chu
 	r->score_from = ev->first;
 	r->uid = p->uid;
 	r->client = p->client;
+	r->kv_max = p->kv_max;
 	r->batch_class = true;
 	r->sink = p->ref ? rows_sink : score_sink;
 	r->user = s;

@@ -23,7 +23,7 @@ struct eval_params {
 	uint32_t ctx, chunks;           /* chunks 0 = all */
 	bool hf;
 	uint32_t uid;
-	uint64_t client;
+	uint64_t client, kv_max;        /* as struct request's */
 	const atomic_bool *cancel;
 	eval_progress_fn progress;
 	void *user;

@@ -19,10 +19,12 @@
 #include "daemon/call.h"
 #include "daemon/conn.h"
 #include "daemon/foreign.h"
+#include "daemon/jobs.h"
 #include "daemon/journal.h"
 #include "daemon/listen.h"
 #include "daemon/models.h"
 #include "daemon/notify.h"
+#include "daemon/spawn.h"
 
 enum { TICK_US = 1000000, SLOW_THREADS = 2, STOP_WAIT_S = 3 };
 
@@ -122,6 +124,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
 	                               d->config->drain_seconds * 1000000, 0, on_deadline, d) < 0)
 		return sd_event_exit(d->event, 0);
 	metrics_end_watches(d);
+	jobs_drain(d->jobs);
 	daemon_check_drained(d);
 	return 0;
 }
@@ -338,6 +341,8 @@ static int load_config(struct daemon *d, const struct options *o, struct err *er
 
 	if (r == 0)
 		r = fill_paths(d->config, err);
+	if (r == 0)
+		r = workers_find(d->config, err);
 	return r == 0 ? journal_level(d->config->log_level, err) : r;
 }
 
@@ -423,6 +428,7 @@ static bool stop(struct daemon *d)
 	if (!joined)
 		return false;
 	d->notify = notify_free(d->notify);
+	d->jobs = jobs_free(d->jobs);
 	models_free(d->models);
 	posts_free(d->posts);
 	sd_event_source_disable_unref(d->tick);
@@ -445,6 +451,8 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 	r = start_engine(d, k, err);
 	if (r == 0)
 		r = models_new(&d->models, d, err);
+	if (r == 0)
+		r = jobs_new(&d->jobs, d, err);
 	if (r == 0 && mkdir(d->config->cache_dir, 0700) < 0 && errno != EEXIST)
 		log_msg(LOG_L_NOTICE, "%s: %s: nothing is cached", d->config->cache_dir,
 		        strerror(errno));

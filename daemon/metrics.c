@@ -6,21 +6,21 @@
  * 3. Histograms are written by the engine thread and read by the main thread, number by number: a
  *    reading may miss a token, never a bound. */
 #include "daemon/metrics.h"
-#include <string.h>
-#include <time.h>
 #include "base/mem.h"
 #include "base/num.h"
 #include "daemon/call.h"
 #include "daemon/conn.h"
 #include "daemon/dispatch.h"
 #include "daemon/models.h"
+#include <string.h>
+#include <time.h>
 
 enum { NOTICES_MAX = 256 };
 
 static const double first_bounds[METRICS_BOUNDS] = { 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-	                                             1,    2.5,   5,    10,  30,   60 };
+						     1,    2.5,   5,    10,  30,   60 };
 static const double token_bounds[METRICS_BOUNDS] = { 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
-	                                             0.1,   0.2,   0.5,   1,    2,    5 };
+						     0.1,   0.2,   0.5,   1,    2,    5 };
 
 const char *outcome_name(enum outcome o)
 {
@@ -88,7 +88,7 @@ static void tell(struct daemon *d, Qllm__Notice *n, bool everybody)
 	frame.has_id = true;
 	frame.body_case = QLLM__FRAME__BODY_NOTICE;
 	frame.notice = n;
-	list_for(&d->metrics.monitors, it) {
+	list_for (&d->metrics.monitors, it) {
 		struct call *w = container_of(it, struct call, waiting);
 
 		if (!w->conn || !sees(w, n->uid, everybody))
@@ -137,7 +137,7 @@ void metrics_disconnected(struct conn *conn, const char *why)
 	Qllm__Notice n;
 	char name[2 * HELLO_CLIENT_MAX];
 
-	list_for_safe(&conn->d->metrics.monitors, it)
+	list_for_safe (&conn->d->metrics.monitors, it)
 		if (container_of(it, struct call, waiting)->conn == conn)
 			list_remove(it);
 	if (!watched(conn->d) || !conn->greeted)
@@ -246,7 +246,7 @@ void metrics_end(struct call *c)
 }
 
 static void model_notice(struct daemon *d, const char *kind, const struct entry *e, double seconds,
-                         const char *text)
+			 const char *text)
 {
 	Qllm__Notice n;
 
@@ -282,7 +282,7 @@ void metrics_fault(struct daemon *d, const struct entry *e, bool loading, const 
 }
 
 void metrics_job(struct daemon *d, uid_t uid, const char *kind, const char *model,
-                 const char *state, const char *text)
+		 const char *state, const char *text)
 {
 	Qllm__Notice n;
 
@@ -303,6 +303,6 @@ void metrics_watch(struct call *c)
 
 void metrics_end_watches(struct daemon *d)
 {
-	list_for_safe(&d->metrics.monitors, it)
+	list_for_safe (&d->metrics.monitors, it)
 		call_ok(container_of(it, struct call, waiting), "the daemon is stopping");
 }

@@ -53,7 +53,7 @@ void models_release(struct entry *e);
 /* Pin entry `name` to c->entry[slot] and a reference to c->model[slot], loading first where needed;
  * then `then`. Any failure replies and ends the call. */
 void call_with_model(struct call *c, const char *name, unsigned slot, call_then_fn then);
-/* As above, but neither loads nor gives a reference: for show, verify, estimate. */
+/* As above, but neither loads nor gives a reference: for show, estimate. */
 bool call_with_entry(struct call *c, const char *name, unsigned slot);
 /* -ENODATA not loaded, -EBUSY in use. */
 int models_unload(struct entry *e, struct err *err);

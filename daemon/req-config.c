@@ -1,9 +1,9 @@
 /* req-config - every setting, its value and where that came from. No key is a secret, so anybody
  * who may connect may ask. */
+#include "daemon/dispatch.h"
 #include <errno.h>
 #include <jansson.h>
 #include <string.h>
-#include "daemon/dispatch.h"
 
 static json_t *value_json(const struct config *c, const struct config_key *key)
 {
@@ -11,7 +11,7 @@ static json_t *value_json(const struct config *c, const struct config_key *key)
 
 	if (key->type == CONFIG_STR)
 		return json_string(*(char *const *)at);
-	return json_integer((json_int_t)*(const uint64_t *)at);
+	return json_integer((json_int_t) * (const uint64_t *)at);
 }
 
 static json_t *keys_json(const struct config *c)
@@ -21,8 +21,8 @@ static json_t *keys_json(const struct config *c)
 	for (size_t i = 0; i < config_n_keys; i++) {
 		const struct config_key *key = &config_table[i];
 		json_t *row = json_pack("{s:s, s:s, s:o, s:s, s:b, s:s}", "section", key->section,
-		                        "key", key->name, "value", value_json(c, key), "default",
-		                        key->def, "reload", key->reload, "source", c->source[i]);
+					"key", key->name, "value", value_json(c, key), "default",
+					key->def, "reload", key->reload, "source", c->source[i]);
 
 		if (json_array_append_new(all, row) < 0) {
 			json_decref(all);

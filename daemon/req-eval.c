@@ -9,7 +9,7 @@
 
 struct eval_call {
 	struct eval_result result;
-	uint64_t client;
+	uint64_t client, kv_max;
 	double seconds;
 };
 
@@ -33,6 +33,7 @@ static int eval_run(struct call *c, struct err *err)
 		.hf = q->protocol && strcmp(q->protocol, "hf") == 0,
 		.uid = c->user->uid,
 		.client = e->client,
+		.kv_max = e->kv_max,
 		.cancel = &c->cancel,
 		.progress = on_progress,
 		.user = c,
@@ -104,6 +105,7 @@ void req_eval(struct call *c)
 		return;
 	}
 	e->client = c->conn->number;
+	e->kv_max = user_limit(c->user, LIMIT_KV);
 	c->data = e;
 	c->data_free = call_free_data;
 	call_with_model(c, q->model, 0, eval_first_ready);

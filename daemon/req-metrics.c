@@ -1,18 +1,18 @@
 /* req-metrics - the counters as Prometheus text, what is open now, and the stream of notices. */
-#include <errno.h>
-#include <jansson.h>
-#include <math.h>
-#include <string.h>
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/vec.h"
 #include "daemon/conn.h"
 #include "daemon/dispatch.h"
 #include "daemon/models.h"
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
 
 /* --- Prometheus text -------------------------------------------------------------------------- */
 
-struct page {                           /* the first failure makes all that follows no-ops */
+struct page { /* the first failure makes all that follows no-ops */
 	struct sbuf *out;
 	int r;
 };
@@ -141,7 +141,7 @@ static void put_models(struct page *p, struct call *c)
 	VEC(struct model_row) rows = { 0 };
 	char name[160];
 
-	list_for(models_list(c->d->models), it) {
+	list_for (models_list(c->d->models), it) {
 		struct entry *e = container_of(it, struct entry, link);
 		struct model_row row = { .e = e };
 
@@ -169,8 +169,7 @@ static void put_engine(struct page *p, const struct daemon *d)
 	engine_stats(d->engine, &s);
 	one(p, "requests_running", "gauge", s.running, "Sequences being computed.");
 	one(p, "requests_waiting", "gauge", s.waiting, "Sequences waiting for memory or a place.");
-	one(p, "requests_parked", "gauge", s.parked,
-	    "Sequences waiting for their client to read.");
+	one(p, "requests_parked", "gauge", s.parked, "Sequences waiting for their client to read.");
 	one(p, "threads", "gauge", s.threads, "Compute threads.");
 	one(p, "threads_active", "gauge", s.threads_active, "Compute threads in use.");
 	one(p, "memory_budget_bytes", "gauge", (double)s.budget,
@@ -206,7 +205,7 @@ int metrics_text(struct call *c, struct sbuf *out)
 	put_requests(&p, m);
 	put_engine(&p, d);
 	put_histogram(&p, "first_token_seconds", &m->first_token,
-	              "From the arrival of a request to its first token, loading included.");
+		      "From the arrival of a request to its first token, loading included.");
 	put_histogram(&p, "token_seconds", &m->per_token, "Between tokens of a request.");
 	one(&p, "loads_total", "counter", (double)m->loads, "Models loaded.");
 	one(&p, "load_failures_total", "counter", (double)m->load_failures,
@@ -250,19 +249,19 @@ static json_t *call_json(const struct conn *conn, struct call *c)
 	double age = (double)(daemon_now_us() - c->started_us) / 1e6;
 
 	return json_pack("{s:I, s:i, s:I, s:I, s:s, s:s, s:s, s:s, s:f, s:I}", "client",
-	                 (json_int_t)conn->number, "request", (int)c->id, "uid",
-	                 (json_int_t)conn->peer.uid, "pid", (json_int_t)conn->peer.pid, "name",
-	                 str_escape(name, sizeof(name), conn->name, strlen(conn->name)), "what",
-	                 c->in.info->name, "model", metrics_model_of(c, model), "state",
-	                 state_of(c), "age_s", age, "tokens",
-	                 (json_int_t)atomic_load(&c->n_tokens));
+			 (json_int_t)conn->number, "request", (int)c->id, "uid",
+			 (json_int_t)conn->peer.uid, "pid", (json_int_t)conn->peer.pid, "name",
+			 str_escape(name, sizeof(name), conn->name, strlen(conn->name)), "what",
+			 c->in.info->name, "model", metrics_model_of(c, model), "state",
+			 state_of(c), "age_s", age, "tokens",
+			 (json_int_t)atomic_load(&c->n_tokens));
 }
 
 static json_t *user_json(const struct user *u)
 {
 	return json_pack("{s:I, s:I, s:I}", "uid", (json_int_t)u->uid, "connections",
-	                 (json_int_t)u->used[CHARGE_CONNECTIONS], "requests",
-	                 (json_int_t)u->used[CHARGE_REQUESTS]);
+			 (json_int_t)u->used[CHARGE_CONNECTIONS], "requests",
+			 (json_int_t)u->used[CHARGE_REQUESTS]);
 }
 
 static json_t *activity_json(struct call *asking)
@@ -271,18 +270,18 @@ static json_t *activity_json(struct call *asking)
 	json_t *users = json_array(), *requests = json_array();
 	int r = 0;
 
-	list_for(&d->users.list, it) {
+	list_for (&d->users.list, it) {
 		const struct user *u = container_of(it, struct user, link);
 
 		if (asking->admin || u->uid == asking->user->uid)
 			r |= json_array_append_new(users, user_json(u));
 	}
-	list_for(&d->conns, it) {
+	list_for (&d->conns, it) {
 		struct conn *conn = container_of(it, struct conn, link);
 
 		if (!conn->user || (!asking->admin && conn->user != asking->user))
 			continue;
-		list_for(&conn->calls, jt) {
+		list_for (&conn->calls, jt) {
 			struct call *c = container_of(jt, struct call, link);
 
 			if (c != asking)

@@ -1,4 +1,4 @@
-/* req-show - show, verify, estimate: read the model's file on a thread of their own, without
+/* req-show - show, estimate: read the model's file on a thread of their own, without
  * loading it for serving. */
 #include <errno.h>
 #include <string.h>
@@ -185,35 +185,6 @@ void req_show(struct call *c)
 	c->data = t;
 	c->data_free = text_free;
 	call_work(c, c->d->prep, show_run, show_done);
-}
-
-/* --- verify ----------------------------------------------------------------------------------- */
-
-static int verify_run(struct call *c, struct err *err)
-{
-	const struct store_meta *m = &c->entry[0]->meta;
-	_cleanup_close_ int fd = open_entry(c, err);
-	_cleanup_(model_unrefp) struct model *model = NULL;
-	int r = fd < 0 ? fd : model_load(&model, fd, m->name, err);
-
-	if (r < 0)
-		return r;
-	call_progress(c, "verifying", 0, m->bytes, "bytes");
-	r = model_verify(model, &c->cancel, err);
-	if (r == 0 && weightmap_poisoned(model->map))
-		r = err_set(err, -EIO, "the file of model %s was cut meanwhile", m->name);
-	return r;
-}
-
-static void verify_done(struct call *c)
-{
-	call_ok(c, "extents, vocabulary and all numbers are sound");
-}
-
-void req_verify(struct call *c)
-{
-	if (call_with_entry(c, c->in.frame->verify->model, 0))
-		call_work(c, c->d->slow, verify_run, verify_done);
 }
 
 /* --- estimate --------------------------------------------------------------------------------- */

@@ -57,6 +57,7 @@ void req_status(struct call *c)
 	s.threads_why = stats.threads_why;
 	s.cpu = (char *)(uintptr_t)kernels_cpu_name();
 	s.kernels = (char *)(uintptr_t)d->kernels->level;
+	s.kernels_levels = (char *)(uintptr_t)kernels_levels();
 	s.prompt_tokens = stats.prompt_tokens;
 	s.decode_tokens = stats.decode_tokens;
 	s.preemptions = stats.preemptions;

@@ -23,7 +23,6 @@ struct lane {
 	struct list reads;              /* REQUEST_READ; request.link */
 	uint32_t n_active;              /* of seqs: not parked */
 	uint32_t n_requests;            /* admitted and waiting */
-	uint32_t rotate;                /* decode rows of the last step began here */
 	bool read_turn, forget, poisoned;
 	struct pace pace;
 	uint64_t fixed, page_bytes;     /* set once */
@@ -76,6 +75,8 @@ void lane_drop(struct engine *e, struct lane *l);
 /* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any
  * thread. */
 uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page);
+/* Bytes of pages that s holds if it goes to its limit. */
+uint64_t most_bytes(const struct request_state *s);
 void lane_publish(struct engine *e, struct lane *l);
 void engine_park(struct engine *e, struct request_state *s, size_t room);
 void engine_unpark(struct engine *e, struct request_state *s);

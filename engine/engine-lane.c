@@ -125,7 +125,7 @@ struct lane *lane_find(struct engine *e, const struct model *m)
 	return NULL;
 }
 
-static uint64_t most_bytes(const struct request_state *s)
+uint64_t most_bytes(const struct request_state *s)
 {
 	return (uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * s->lane->page_bytes;
 }
@@ -278,24 +278,54 @@ static void preempt(struct engine *e, struct request_state *s)
 	atomic_fetch_add_explicit(&e->preemptions, 1, memory_order_relaxed);
 }
 
-/* The first to lose its pages among those that are parked or younger than s (all, when s is NULL:
- * parked only). */
+/* What every uid holds and what an equal share would be. */
+static void weigh(struct engine *e)
+{
+	uint64_t fixed = fixed_total(e);
+
+	sched_weigh_begin(&e->sched);
+	list_for(&e->lanes, it) {
+		struct lane *l = container_of(it, struct lane, link);
+
+		list_for(&l->seqs, jt)
+			sched_weigh(&link_seq(jt)->sched,
+			            kv_seq_pages(link_seq(jt)->kv) * l->page_bytes);
+	}
+	sched_weigh_end(&e->sched, e->c.budget > fixed ? e->c.budget - fixed : 0);
+}
+
+/* May s, which needs `more` bytes, take the pages of v? Parked ones give theirs to all; between
+ * uids the share decides; else age does, but not for one that is not admitted yet. */
+static bool gives_way(const struct engine *e, const struct request_state *v,
+                      const struct request_state *s, uint64_t more)
+{
+	int r;
+
+	if (v->sched.parked)
+		return true;
+	r = sched_cmp_share(&e->sched, &v->sched, &s->sched, more);
+	if (r != 0)
+		return r < 0;
+	return s->kv && v->sched.order > s->sched.order;
+}
+
+/* The first to lose its pages for `more` bytes of s; own: of its uid only. */
 static struct request_state *find_victim(struct engine *e, const struct request_state *s,
-                                         bool *ret_others)
+                                         uint64_t more, bool own, bool *ret_others)
 {
 	struct request_state *best = NULL;
 
 	*ret_others = false;
+	weigh(e);
 	list_for(&e->lanes, it)
 		list_for(&container_of(it, struct lane, link)->seqs, jt) {
 			struct request_state *v = link_seq(jt);
 
-			if (v == s || kv_seq_pages(v->kv) == 0)
+			if (v == s || kv_seq_pages(v->kv) == 0 || (own && v->r->uid != s->r->uid))
 				continue;
 			*ret_others = true;
-			if (!v->sched.parked && (!s || v->sched.order < s->sched.order))
-				continue;
-			if (sched_victim_before(&v->sched, best ? &best->sched : NULL))
+			if (gives_way(e, v, s, more) &&
+			    sched_victim_before(&e->sched, &v->sched, best ? &best->sched : NULL))
 				best = v;
 		}
 	return best;
@@ -336,18 +366,22 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 	for (;;) {
 		uint64_t more = pages_missing(s, n_pos) * s->lane->page_bytes;
 		struct request_state *victim;
-		bool others;
+		bool others, limited = false;
 		int r;
 
 		if (more == 0)
 			return 0;
-		if (more <= pages_left(e)) {
+		if (s->r->kv_max > 0) {
+			weigh(e);
+			limited = !sched_below_limit(&s->sched, more);
+		}
+		if (more <= pages_left(e) && !limited) {
 			trim(e, more);
 			r = kv_seq_reserve(s->kv, n_pos);
 			if (r != KV_E_FULL)
 				return r;
 		}
-		victim = find_victim(e, s, &others);
+		victim = find_victim(e, s, more, limited, &others);
 		if (victim) {
 			preempt(e, victim);
 		} else if (others) {
@@ -368,31 +402,6 @@ static void insert_by_age(struct lane *l, struct request_state *s)
 	list_append(at->next, &s->r->link);     /* before at's successor */
 }
 
-/* Make `need` bytes of pages free, from parked sequences only. */
-static bool free_from_parked(struct engine *e, uint64_t need)
-{
-	uint64_t parked = 0;
-	bool others;
-
-	list_for(&e->lanes, it) {
-		struct lane *l = container_of(it, struct lane, link);
-
-		list_for(&l->seqs, jt)
-			if (link_seq(jt)->sched.parked)
-				parked += kv_seq_pages(link_seq(jt)->kv) * l->page_bytes;
-	}
-	if (need > pages_left(e) + parked)
-		return false;
-	while (need > pages_left(e)) {
-		struct request_state *victim = find_victim(e, NULL, &others);
-
-		if (!victim)
-			return false;
-		preempt(e, victim);
-	}
-	return true;
-}
-
 /* Every running sequence may want a page before the new one has got anywhere: leave it to them, or
  * the newcomer would be preempted at once. */
 static uint64_t headroom(const struct engine *e)
@@ -407,13 +416,49 @@ static uint64_t headroom(const struct engine *e)
 	return sum;
 }
 
+/* Bytes that s could have if all gave way that must, the page that is kept for each included. */
+static uint64_t could_have(const struct engine *e, const struct request_state *s, uint64_t more)
+{
+	uint64_t sum = 0;
+
+	list_for(&e->lanes, it) {
+		const struct lane *l = container_of(it, struct lane, link);
+
+		list_for(&l->seqs, jt)
+			if (gives_way(e, link_seq(jt), s, more))
+				sum += (kv_seq_pages(link_seq(jt)->kv) +
+				        !link_seq(jt)->sched.parked) *
+				       l->page_bytes;
+	}
+	return sum;
+}
+
+/* Room for s and for who runs beside it: from parked ones, and from a uid above its share for one
+ * below. Nobody loses pages when even all of them were too few. */
+static int free_for(struct engine *e, struct request_state *s, uint64_t more)
+{
+	struct request_state *victim;
+	bool others;
+
+	weigh(e);
+	if (more + headroom(e) > pages_left(e) + could_have(e, s, more))
+		return headroom(e) > 0 ? KV_E_FULL : -ENOSPC;
+	while (more + headroom(e) > pages_left(e)) {
+		victim = find_victim(e, s, more, false, &others);
+		if (!victim)
+			return headroom(e) > 0 ? KV_E_FULL : -ENOSPC;
+		preempt(e, victim);
+	}
+	return 0;
+}
+
 static int admit_pages(struct engine *e, struct request_state *s)
 {
-	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes, spare = headroom(e);
-	int r;
+	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
+	int r = free_for(e, s, more);
 
-	if (!free_from_parked(e, more + spare))
-		return spare > 0 ? KV_E_FULL : -ENOSPC;
+	if (r != 0)
+		return r;
 	trim(e, more);
 	r = kv_seq_new(&s->kv, s->lane->kv);
 	if (r == 0)
@@ -423,15 +468,26 @@ static int admit_pages(struct engine *e, struct request_state *s)
 	return r;
 }
 
+/* Not yet: no place in its lane, or its uid holds what it may. */
+static bool has_to_wait(const struct engine *e, const struct request_state *s)
+{
+	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
+
+	return s->sched.parked || !sched_below_limit(&s->sched, more) ||
+	       !sched_has_place(&e->sched, &s->sched, s->lane->n_active, e->c.max_seqs);
+}
+
 /* The waiting request that goes next, among those whose lane has a place. */
 static struct request_state *next_waiting(struct engine *e)
 {
 	struct request_state *best = NULL;
 
+	if (!list_empty(&e->waiting))
+		weigh(e);
 	list_for(&e->waiting, it) {
 		struct request_state *s = link_seq(it);
 
-		if (s->sched.parked || s->lane->n_active >= e->c.max_seqs)
+		if (has_to_wait(e, s))
 			continue;
 		if (sched_admit_before(&s->sched, best ? &best->sched : NULL))
 			best = s;

@@ -17,6 +17,7 @@ enum {
 	QUANTUM = 32,                   /* prompt tokens of one share */
 	/* prompt tokens a step however slow the machine is, and while that is not known */
 	CHUNK_LEAST = 8,
+	CHUNK_LEAST_SHARED = 4,         /* the same beside another uid's decode rows */
 };
 /* steps between two tokens of others take about this long */
 static const double STEP_TARGET_S = 0.1;
@@ -24,6 +25,8 @@ static const double STEP_TARGET_S = 0.1;
 struct step {
 	uint32_t n_slices, n_decode, n_prompt, n_logits;
 	double work;                    /* of the prompt rows, as pace counts */
+	struct sched_step sharing;
+	double fair_s;                  /* what one uid's share of the step takes; 0 = not shared */
 };
 
 static bool cancelled(struct request_state *s)
@@ -53,44 +56,79 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 {
 	uint32_t n = 0;
 
+	sched_step_begin(&e->sched);
 	list_for_safe(&l->seqs, it) {
 		struct request_state *s = link_seq(it);
 
 		s->grant = 0;
+		s->ready = s->chosen = false;
 		if (cancelled(s)) {
 			engine_finish(e, s, FINISH_CANCELLED, NULL);
 			continue;
 		}
 		s->closed = s->sched.parked;
-		if (s->closed || !seq_is_decode(s))
+		if (s->closed)
 			continue;
+		if (!seq_is_decode(s)) {
+			sched_ready(&s->sched, false);
+			continue;
+		}
 		s->closed = true;
-		if (has_room(s, 1))
+		s->ready = has_room(s, 1);
+		if (s->ready) {
+			sched_ready(&s->sched, true);
 			n++;
-		else
+		} else {
 			engine_park(e, s, seq_room(s, 1));
+		}
 	}
 	return n;
+}
+
+/* Where several uids have rows, the step is to take as long as all of them would take one after the
+ * other had each only as many as the one with the fewest: that one then gets its share of the time,
+ * and the others what is left of it, in turns. */
+static uint32_t fair_rows(const struct lane *l, struct step *st)
+{
+	const struct sched_step *sh = &st->sharing;
+
+	if (sh->uids < 2 || sh->users == 0)
+		return UINT32_MAX;
+	st->fair_s = pace_rows_s(&l->pace, sh->least);
+	return sh->users < 2 ? UINT32_MAX
+	                     : MAX(pace_rows_in(&l->pace, sh->users * st->fair_s), sh->users);
+}
+
+/* Mark `take` of the ready ones: for each uid and client as many as for others. */
+static void mark_rows(struct engine *e, struct lane *l, uint32_t take)
+{
+	for (uint32_t n = 0; n < take; n++) {
+		struct request_state *best = NULL;
+
+		list_for(&l->seqs, it) {
+			struct request_state *s = link_seq(it);
+
+			if (s->ready && !s->chosen &&
+			    sched_row_before(&s->sched, best ? &best->sched : NULL))
+				best = s;
+		}
+		if (!best)
+			return;
+		best->chosen = true;
+		sched_row_taken(&e->sched, &best->sched);
+	}
 }
 
 /* Up to max_seqs decode rows with pages, oldest first, into engine.rows. */
 static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 {
-	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), i = 0, n = 0,
-		 skip = 0;
+	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), n = 0;
 
-	if (ready > take) {
-		skip = l->rotate % ready;
-		l->rotate = (skip + take) % ready;
-	}
-	list_for(&l->seqs, it) {
-		struct request_state *s = link_seq(it);
-
-		if (s->sched.parked || !seq_is_decode(s))
-			continue;
-		if ((i++ + ready - skip) % ready < take)
-			e->rows[n++] = s;
-	}
+	sched_step_of(&e->sched, &st->sharing);
+	mark_rows(e, l, MIN(take, fair_rows(l, st)));
+	list_for(&l->seqs, it)
+		if (link_seq(it)->chosen)
+			e->rows[n++] = link_seq(it);
 	for (uint32_t k = 0; k < n; k++) {
 		struct request_state *s = e->rows[k];
 		int r = s->kv ? engine_reserve(e, s, s->n_done + 1) : KV_E_FULL;
@@ -162,10 +200,19 @@ static uint32_t busy_lanes(const struct engine *e)
 	return MAX(n, 1u);
 }
 
-/* Work that prompts may add to this step. */
-static double prompt_budget(const struct engine *e, const struct lane *l)
+/* Work that prompts may add to this step. Beside another uid's decode rows they get a share of its
+ * time, where theirs is the smaller one, too. */
+static double prompt_budget(const struct engine *e, const struct lane *l, const struct step *st)
 {
-	return others_decode(e) ? pace_budget(&l->pace, STEP_TARGET_S / busy_lanes(e)) : HUGE_VAL;
+	double target = STEP_TARGET_S / busy_lanes(e), fair;
+
+	if (!others_decode(e))
+		return HUGE_VAL;
+	if (st->fair_s > 0) {
+		fair = pace_rows_s(&l->pace, st->n_decode) + st->sharing.prompt_users * st->fair_s;
+		target = MIN(target, fair);
+	}
+	return pace_budget(&l->pace, target);
 }
 
 /* Work of the next prompt row of s in this step. */
@@ -181,7 +228,8 @@ static uint32_t portion(const struct engine *e, const struct lane *l, const stru
                         const struct request_state *s, double budget)
 {
 	uint32_t most = MIN(e->c.chunk - st->n_prompt, (uint32_t)QUANTUM);
-	uint32_t least = st->n_prompt < CHUNK_LEAST ? CHUNK_LEAST - st->n_prompt : 0;
+	uint32_t floor = st->fair_s > 0 ? CHUNK_LEAST_SHARED : CHUNK_LEAST;
+	uint32_t least = st->n_prompt < floor ? floor - st->n_prompt : 0;
 	double fit = (budget - st->work) / next_work(l, s);
 
 	if (fit >= (double)most)
@@ -191,7 +239,7 @@ static uint32_t portion(const struct engine *e, const struct lane *l, const stru
 
 static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 {
-	double budget = prompt_budget(e, l);
+	double budget = prompt_budget(e, l, st);
 
 	for (;;) {
 		struct request_state *best = NULL;
@@ -360,7 +408,9 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 /* Few prompt rows beside much else say nothing about what one takes. */
 static void measure(struct lane *l, const struct step *st, double seconds)
 {
-	if (st->n_prompt == 0 || st->n_prompt >= CHUNK_LEAST)
+	if (st->n_prompt == 0)
+		pace_learn_rows(&l->pace, st->n_decode, seconds);
+	if (st->n_prompt == 0 || st->n_prompt >= MIN((uint32_t)CHUNK_LEAST, 2 * st->n_decode))
 		pace_learn(&l->pace, st->work, seconds);
 }
 

@@ -2,8 +2,8 @@
  *
  * Invariants:
  * 1. Everything but the inbox, the flags beside it, the published counters and the shape of the
- *    list of lanes belongs to the engine thread. e->lock is held for a walk over that list, never
- *    while something is computed.
+ *    list of lanes and of users belongs to the engine thread. e->lock is held for a walk over
+ *    those and for a change of them, never while something is computed.
  * 2. The thread sleeps in mbox_wait without timeout when no lane has a step to do: whoever changes
  *    what a sequence waits for sends a message.
  * 3. A request accepted by engine_submit gets exactly one sink.done.
@@ -32,14 +32,24 @@ struct forget {
 };
 
 /* === The thread === */
+static void count(struct request_state *s, bool running)
+{
+	uint64_t pages = s->kv ? kv_seq_pages(s->kv) : 0;
+
+	sched_count(&s->sched, running, pages, pages * s->lane->page_bytes);
+}
+
 static void publish(struct engine *e)
 {
 	uint32_t waiting = 0, running = 0, parked = 0;
 	uint64_t used = 0;
 
+	pthread_mutex_lock(&e->lock);
+	sched_count_begin(&e->sched);
 	list_for(&e->waiting, it) {
 		waiting++;
 		parked += link_seq(it)->sched.parked;
+		count(link_seq(it), false);
 	}
 	list_for(&e->lanes, it) {
 		struct lane *l = container_of(it, struct lane, link);
@@ -47,12 +57,16 @@ static void publish(struct engine *e)
 		list_for(&l->seqs, jt) {
 			parked += link_seq(jt)->sched.parked;
 			running += !link_seq(jt)->sched.parked;
+			count(link_seq(jt), true);
 		}
-		list_for(&l->reads, jt)
+		list_for(&l->reads, jt) {
 			running++;
+			count(link_seq(jt), true);
+		}
 		used += l->fixed + kv_pool_used(l->kv) * l->page_bytes;
 		lane_publish(e, l);
 	}
+	pthread_mutex_unlock(&e->lock);
 	atomic_store_explicit(&e->n_waiting, waiting, memory_order_relaxed);
 	atomic_store_explicit(&e->n_running, running, memory_order_relaxed);
 	atomic_store_explicit(&e->n_parked, parked, memory_order_relaxed);
@@ -71,7 +85,9 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 		if (s->kv && !s->sched.parked)
 			s->lane->n_active--;
 	}
+	pthread_mutex_lock(&e->lock);
 	sched_leave(&e->sched, &s->sched);
+	pthread_mutex_unlock(&e->lock);
 	s->kv = kv_seq_free(s->kv);
 	seq_result(s, &result);
 	result.finish = finish;
@@ -96,7 +112,9 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 	if (ret < 0)
 		return ret;
 	s->lane->n_requests++;
-	ret = sched_join(&e->sched, &s->sched, r->uid, r->client, r->batch_class);
+	pthread_mutex_lock(&e->lock);
+	ret = sched_join(&e->sched, &s->sched, r->uid, r->client, r->batch_class, r->kv_max);
+	pthread_mutex_unlock(&e->lock);
 	if (ret < 0)
 		return err_set(err, ret, "no memory for another client's queue");
 	/* Checked by engine_submit already, but another model may have been prepared since. */
@@ -108,6 +126,12 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 			"MiB",
 			(unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
 			(unsigned long long)(room >> 20));
+	if (r->kv_max > 0 && most_bytes(s) > r->kv_max)
+		return err_set(err, -EDQUOT,
+		               "the request may need %llu KiB of KV pages, user %u may hold %llu "
+		               "KiB (limits.kv_bytes_per_uid): ask for fewer tokens",
+		               (unsigned long long)(most_bytes(s) >> 10), r->uid,
+		               (unsigned long long)(r->kv_max >> 10));
 	list_append(r->kind == REQUEST_READ ? &s->lane->reads : &e->waiting, &r->link);
 	return 0;
 }
@@ -476,4 +500,14 @@ void engine_model_stats(struct engine *e, const struct model *m, struct engine_m
 		ret->requests = (uint32_t)atomic_load_explicit(&l->requests, memory_order_relaxed);
 	}
 	pthread_mutex_unlock(&e->lock);
+}
+
+size_t engine_uses(struct engine *e, struct sched_use *ret, size_t max)
+{
+	size_t n;
+
+	pthread_mutex_lock(&e->lock);
+	n = sched_uses(&e->sched, ret, max);
+	pthread_mutex_unlock(&e->lock);
+	return n;
 }

@@ -7,6 +7,7 @@
 #pragma once
 #include "base/err.h"
 #include "engine/request.h"
+#include "engine/sched.h"
 #include "kernels/kernels.h"
 
 struct engine;
@@ -47,6 +48,9 @@ struct engine_stats {                   /* a snapshot, never waits for compute *
 	char threads_why[128];
 };
 void engine_stats(struct engine *e, struct engine_stats *ret);
+/* A row for every client that has requests, as of the last step: at most max into ret; returns how
+ * many there are. Any thread. */
+size_t engine_uses(struct engine *e, struct sched_use *ret, size_t max);
 struct engine_model_stats {
 	uint64_t kv_pages, kv_pages_max, bytes;
 	uint32_t requests;

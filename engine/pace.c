@@ -10,6 +10,8 @@
 /* A multiplication of attention (floats, from half precision) in those of a prompt's matrices
  * (int8, twice): measured 1.3 (heads of 256) to 2.4 (heads of 64). */
 static const double ATTENTION = 2.0;
+static const double KEEP = 0.9;         /* of the record of pairs of steps */
+static const double SHARED_MOST = 32;   /* rows */
 static const double FALL = 0.25, RISE = 0.5;    /* of a new measurement */
 
 void pace_init(struct pace *p, const struct hparams *hp)
@@ -19,6 +21,9 @@ void pace_init(struct pace *p, const struct hparams *hp)
 	               3.0 * (double)hp->n_embd * (double)hp->n_ff;
 
 	*p = (struct pace){ .hp = hp, .matrices = (double)hp->n_layer * layer };
+	/* until steps tell: they share as much as one row takes */
+	p->shared = 1;
+	p->pair_aa = p->pair_ab = 0.1;
 	p->logits = (double)hp->n_vocab * (double)hp->n_embd / p->matrices;
 }
 
@@ -53,4 +58,35 @@ void pace_learn(struct pace *p, double work, double seconds)
 double pace_budget(const struct pace *p, double target_s)
 {
 	return p->unit_s > 0 ? MAX(target_s - p->base_s, p->base_s) / p->unit_s : 0;
+}
+
+/* What the rows of a step share is learnt, in rows, from two steps one after the other that differ
+ * much in number: (shared + x1) / (shared + x2) = y1 / y2, by least squares over such pairs. So a
+ * machine that becomes slower changes nothing in how many rows are fair. */
+void pace_learn_rows(struct pace *p, uint32_t rows, double seconds)
+{
+	double x1 = p->last_rows, x2 = rows, y1 = p->last_s, y2 = seconds;
+
+	if (x1 > 0 && MAX(x1, x2) >= 1.5 * MIN(x1, x2)) {
+		double a = (y1 - y2) / (y1 + y2), b = (y2 * x1 - y1 * x2) / (y1 + y2);
+
+		p->pair_aa = KEEP * p->pair_aa + a * a;
+		p->pair_ab = KEEP * p->pair_ab + a * b;
+		p->shared = CLAMP(p->pair_ab / p->pair_aa, 0.0, SHARED_MOST);
+	}
+	p->last_rows = rows;
+	p->last_s = seconds;
+	blend(&p->row_s, seconds / (p->shared + x2));
+}
+
+double pace_rows_s(const struct pace *p, uint32_t rows)
+{
+	return p->row_s * (p->shared + rows);
+}
+
+uint32_t pace_rows_in(const struct pace *p, double target_s)
+{
+	double rows = p->row_s > 0 ? target_s / p->row_s - p->shared : (double)UINT32_MAX;
+
+	return rows >= (double)UINT32_MAX ? UINT32_MAX : rows > 0 ? (uint32_t)rows : 0;
 }

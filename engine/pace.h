@@ -12,6 +12,9 @@ struct pace {
 	/* multiplications a row: of the layers' matrices; of the output matrix, in rows */
 	double matrices, logits;
 	double base_s, unit_s;          /* seconds, smoothed; 0 = not measured yet */
+	/* a step of x decode rows takes row_s * (shared + x) */
+	double row_s, shared, pair_aa, pair_ab, last_s;
+	uint32_t last_rows;
 };
 void pace_init(struct pace *p, const struct hparams *hp);       /* hp: borrowed */
 /* Work of one prompt row at position pos. */
@@ -22,3 +25,10 @@ void pace_learn(struct pace *p, double work, double seconds);
  * Where the base alone takes most of the target, as much again is left for prompts: on slow
  * machines they go on at half speed. */
 double pace_budget(const struct pace *p, double target_s);
+
+/* A step of nothing but so many decode rows took so long. */
+void pace_learn_rows(struct pace *p, uint32_t rows, double seconds);
+/* What such a step takes, in seconds; 0 when none was measured yet. */
+double pace_rows_s(const struct pace *p, uint32_t rows);
+/* How many decode rows a step may have that is to take target_s; UINT32_MAX when not measured. */
+uint32_t pace_rows_in(const struct pace *p, double target_s);

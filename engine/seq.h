@@ -42,6 +42,7 @@ struct request_state {
 	size_t room_wanted;             /* parked: room that was missing */
 
 	uint32_t grant;                 /* tokens in the step being built */
+	bool ready, chosen;             /* has a decode row to do; has got it */
 	bool closed;                    /* takes no more tokens in that step */
 
 	/* Results of the row at hand, filled by any thread of the pool. */

@@ -192,6 +192,38 @@ class Daemon:
         more.setdefault("stderr", subprocess.PIPE)
         return subprocess.Popen(self.argv(args), env=environment(), **more)
 
+    def invite(self):
+        """Lets any uid in: the socket is open, the programs lie where all can read them."""
+        os.chmod(self.dir, 0o755)
+        os.chmod(self.socket, 0o666)
+        self.public = os.path.join(self.dir, "public")
+        os.mkdir(self.public)
+        shutil.copy(program("qllmctl"), self.public)
+        libs = os.path.join(BUILD, ".libs")
+        for name in os.listdir(libs):
+            if name.startswith("libqllm.so"):
+                shutil.copy(os.path.join(libs, name), self.public)
+
+    def as_user(self, uid, *args):
+        """argv and environment of qllmctl run by that uid (root may do this)."""
+        argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", os.path.join(self.public, "qllmctl"),
+                "--socket", self.socket, *map(os.fsencode, map(str_or_bytes, args))]
+        return argv, environment(LD_LIBRARY_PATH=self.public, HOME="/nonexistent")
+
+    def ctl_as(self, uid, *args, stdin=None, timeout=120):
+        argv, env = self.as_user(uid, *args)
+        p = subprocess.run(argv, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL, cwd="/",
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout * SLOW, env=env)
+        assert not any(s in p.stderr for s in SANITIZERS), p.stderr.decode("utf-8", "replace")
+        return Result(args, p.returncode, p.stdout, p.stderr)
+
+    def popen_as(self, uid, *args, **more):
+        argv, env = self.as_user(uid, *args)
+        more.setdefault("stdin", subprocess.DEVNULL)
+        more.setdefault("stdout", subprocess.PIPE)
+        more.setdefault("stderr", subprocess.PIPE)
+        return subprocess.Popen(argv, env=env, cwd="/", **more)
+
     def alive(self):
         assert self.process.poll() is None, f"qllmd has ended with {self.process.returncode}: {self.tail()}"
 

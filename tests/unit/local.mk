@@ -73,6 +73,12 @@ tests_unit_test_pace_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_pace_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-pace
 
+check_PROGRAMS += tests/unit/test-sched
+tests_unit_test_sched_SOURCES = tests/unit/test-sched.c
+tests_unit_test_sched_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_sched_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
+UNIT_TESTS += tests/unit/test-sched
+
 check_PROGRAMS += tests/unit/test-engine
 tests_unit_test_engine_SOURCES = tests/unit/test-engine.c
 tests_unit_test_engine_CPPFLAGS = $(UNIT_CPPFLAGS)
