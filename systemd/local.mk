@@ -10,10 +10,12 @@ userunitdir = $(systemduserunitdir)
 systempresetdir = $(prefix)/lib/systemd/system-preset
 userpresetdir = $(prefix)/lib/systemd/user-preset
 sysusersdir = $(prefix)/lib/sysusers.d
+catalogdir = $(prefix)/lib/systemd/catalog
 nodist_systemunit_DATA = $(SYSTEM_UNITS)
 nodist_userunit_DATA = $(USER_UNITS)
 dist_systempreset_DATA = systemd/system-preset/90-qllmd.preset
 dist_userpreset_DATA = systemd/user-preset/90-qllmd.preset
+dist_catalog_DATA = systemd/catalog/qllmd.catalog
 dist_sysusers_DATA = systemd/sysusers.d/qllmd.conf
 
 EXTRA_DIST += $(UNITS:=.in)

@@ -39,6 +39,19 @@ verify() {
 verify system qllmd.service qllmd.socket qllm-worker.socket qllm-worker@1.service qllm-jobs.slice
 verify user qllmd.service qllmd.socket
 
+# Every MESSAGE_ID is explained, once, and none that is not sent.
+src=${QLLM_SRCDIR:-$(dirname "$0")/..}
+sent=$(sed -n 's/^#define ID_[A-Z_]* "\([0-9a-f]\{32\}\)"$/\1/p' "$src/daemon/journal.h" | sort)
+told=$(sed -n 's/^-- \([0-9a-f]\{32\}\)$/\1/p' "$src/systemd/catalog/qllmd.catalog" | sort)
+[ -n "$sent" ] && [ "$sent" = "$told" ] || fail "daemon/journal.h and systemd/catalog name different messages"
+mkdir -p "$work/usr/lib/systemd/catalog" "$work/var/lib/systemd/catalog"
+cp "$src/systemd/catalog/qllmd.catalog" "$work/usr/lib/systemd/catalog/"
+if command -v journalctl >/dev/null; then
+	journalctl --root="$work" --update-catalog || fail "the catalog is not sound"
+	[ "$(journalctl --root="$work" --list-catalog | grep -c ' qllmd: [A-Z]')" = "$(echo "$told" | wc -l)" ] ||
+		fail "an entry of the catalog has no subject"
+fi
+
 # TENTHS UNIT
 score() {
 	SYSTEMD_UNIT_PATH=$work/system: systemd-analyze security --offline=yes --no-pager --threshold="$1" \

@@ -1,5 +1,6 @@
 """A real qllmd on a private socket, qllmctl as users call it, and what tests ask of both. Standard library only."""
 
+import collections
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import traceback
 
@@ -253,36 +255,36 @@ class Daemon:
 
 
 class Manager:
-    """Stands for the service manager: what the daemon tells it with sd_notify."""
+    """Stands for the service manager: what the daemon tells it with sd_notify. It reads all the time, as that does: a
+    full queue would hold up the daemon."""
 
     def __init__(self, watchdog_s=0):
         self.dir = tempfile.mkdtemp(prefix="qllm-")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = os.path.join(self.dir, "notify")
         self.sock.bind(path)
-        self.sock.setblocking(False)
-        self.heard = []
+        self.heard = collections.deque()
         self.env = {"NOTIFY_SOCKET": path}
         if watchdog_s:
             self.env["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self):
+        while message := self.sock.recv(65536):
+            self.heard.append(message.decode())
 
     def take(self):
         """The messages that have come since the last call."""
-        messages, self.heard = self.heard, []
-        while True:
-            try:
-                messages.append(self.sock.recv(65536).decode())
-            except BlockingIOError:
-                return messages
+        return [self.heard.popleft() for _ in range(len(self.heard))]
 
     def wait(self, text, seconds=10):
         """Until a message holds the text; returns it. Those after it stay for the next call."""
         until = time.monotonic() + seconds * SLOW
         while time.monotonic() < until:
-            messages = self.take()
-            for i, message in enumerate(messages):
+            while self.heard:
+                message = self.heard.popleft()
                 if text in message:
-                    self.heard = messages[i + 1:]
                     return message
             time.sleep(0.02)
         raise AssertionError(f"the manager has not heard {text!r} in {seconds} s")
@@ -291,6 +293,9 @@ class Manager:
         return self
 
     def __exit__(self, *_):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self.env["NOTIFY_SOCKET"])
+        self.thread.join()
         self.sock.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 

@@ -80,7 +80,8 @@ def test_watchdog_is_fed_by_long_work():
         assert d.ctl("import", model_file("smollm2"), "--name", "m").code == OK
         manager.take()
         start = time.monotonic()
-        r = d.ctl("eval", "m", "--text", "-", stdin=b"All work and no play makes Jack a dull boy. " * 150)
+        r = d.ctl("eval", "m", "--ctx", "256", "--chunks", "1", "--text", "-", timeout=240,
+                  stdin=b"All work and no play makes Jack a dull boy. " * 60)
         took = time.monotonic() - start
         assert r.code == OK, r
         pings = sum("WATCHDOG=1" in m for m in manager.take())
