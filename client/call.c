@@ -187,14 +187,75 @@ int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what, q
 	return submit_plain(q, &frame, fn, user);
 }
 
-int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *user)
+static int64_t verify(struct qllm *q, const char *model, bool start, qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Verify m = QLLM__VERIFY__INIT;
 
 	m.model = str(model);
+	m.has_detach = true;
+	m.detach = start;
 	frame.body_case = QLLM__FRAME__BODY_VERIFY;
 	frame.verify = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *user)
+{
+	return verify(q, model, false, fn, user);
+}
+
+int64_t qllm_verify_start(struct qllm *q, const char *model, qllm_event_fn fn, void *user)
+{
+	return verify(q, model, true, fn, user);
+}
+
+int call_jobs_more(struct qllm *q, const struct call *call, uint64_t after)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__JobList m = QLLM__JOB_LIST__INIT;
+
+	frame.has_id = m.has_after = true;
+	frame.id = call->id;
+	m.after = after;
+	frame.body_case = QLLM__FRAME__BODY_JOB_LIST;
+	frame.job_list = &m;
+	return conn_send(q, &frame, NULL);
+}
+
+int64_t qllm_job_list(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__JobList m = QLLM__JOB_LIST__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_JOB_LIST;
+	frame.job_list = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_job_do(struct qllm *q, uint64_t job, enum qllm_job_verb verb, qllm_event_fn fn,
+                    void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__JobDo m = QLLM__JOB_DO__INIT;
+
+	m.has_job = m.has_verb = true;
+	m.job = job;
+	m.verb = (Qllm__JobVerb)verb;
+	frame.body_case = QLLM__FRAME__BODY_JOB_DO;
+	frame.job_do = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_job_log(struct qllm *q, uint64_t job, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__JobLog m = QLLM__JOB_LOG__INIT;
+
+	m.has_job = true;
+	m.job = job;
+	frame.body_case = QLLM__FRAME__BODY_JOB_LOG;
+	frame.job_log = &m;
 	return submit_plain(q, &frame, fn, user);
 }
 

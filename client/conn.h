@@ -75,3 +75,4 @@ void stream_lost(struct qllm *q);
 struct call *call_find(struct qllm *q, uint32_t id);
 /* next page of list or ps, same id */
 int call_list_more(struct qllm *q, struct call *call, const char *after);
+int call_jobs_more(struct qllm *q, const struct call *call, uint64_t after);

@@ -1,4 +1,4 @@
-/* ctl-models - the store and what of it is in memory: import ls show verify estimate rm load unload
+/* ctl-models - the store and what of it is in memory: import ls show estimate rm load unload
  * ps is-loaded. */
 #include <ctype.h>
 #include <errno.h>
@@ -347,20 +347,6 @@ static int run_unload(struct ctl *c)
 	return simple(c, qllm_unload, "unloaded");
 }
 
-static int run_verify(struct ctl *c)
-{
-	struct ctl_reply reply = { .c = c };
-	int code = ctl_finish(c, qllm_verify(c->q, ctl_arg(c, 0), ctl_on_event, &reply), &reply);
-
-	if (code == EXIT_OK && c->json)
-		code = out_json(c, json_pack("{s:s, s:b, s:s}", "name", ctl_arg(c, 0), "ok", 1,
-		                             "summary", reply.data ? reply.data : ""));
-	else if (code == EXIT_OK)
-		code = ctl_say(c, "summary", reply.data ? reply.data : "ok");
-	ctl_reply_deinit(&reply);
-	return code;
-}
-
 static void print_value(const char *key, const json_t *v)
 {
 	char *s;
@@ -549,15 +535,6 @@ const struct ctl_cmd ctl_cmd_show = {
 	.flags = CTL_CONNECT,
 	.opts = show_opts,
 	.run = run_show,
-};
-const struct ctl_cmd ctl_cmd_verify = {
-	.name = "verify",
-	.args = "M",
-	.help = "Check extents, NaN and Inf, checksums",
-	.min_args = 1,
-	.max_args = 1,
-	.flags = CTL_CONNECT,
-	.run = run_verify,
 };
 const struct ctl_cmd ctl_cmd_estimate = {
 	.name = "estimate",

@@ -31,7 +31,6 @@ LATER(calibrate, "Collect activation statistics");
 LATER(advise, "Plan mixed precision");
 LATER(export, "Write a model of the store as a file");
 LATER(lora, "Train, attach and merge adapters");
-LATER(job, "Background jobs");
 LATER(client, "Who uses the daemon");
 LATER(session, "Saved conversations");
 
@@ -42,6 +41,7 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&ctl_cmd_ls,
 	&ctl_cmd_show,
 	&ctl_cmd_verify,
+	&ctl_cmd_job,
 	&ctl_cmd_estimate,
 	&ctl_cmd_rm,
 	&ctl_cmd_load,
@@ -73,7 +73,6 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&later_advise,
 	&later_export,
 	&later_lora,
-	&later_job,
 	&later_client,
 	&later_session,
 	NULL,

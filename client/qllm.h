@@ -80,6 +80,7 @@ enum qllm_event_type {                  /* ignore those you do not know */
 	QLLM_EVENT_PROGRESS = 3,
 	QLLM_EVENT_MODEL = 4,           /* one model of qllm_list or qllm_import */
 	QLLM_EVENT_LOADED = 5,          /* one model of qllm_ps */
+	QLLM_EVENT_JOB = 6,             /* a job: of qllm_job_list, qllm_job_do, qllm_verify_start */
 	QLLM_EVENT_NOTICE = 8,          /* something that qllm_monitor saw */
 };
 struct qllm_logprob {
@@ -156,6 +157,20 @@ struct qllm_read_result {
 	uint64_t bytes, bytes_per_token;
 	double seconds, flops_per_token;
 };
+struct qllm_job {
+	uint64_t id;
+	const char *kind;               /* "verify" */
+	const char *state;              /* "queued" "running" "paused" "failed" "done" "cancelled" */
+	const char *model;
+	const char *error;              /* why it failed, or why it still waits, or NULL */
+	const char *result, *checksum;  /* of what is done, or NULL */
+	const char *phase;              /* while it runs, or NULL */
+	double percent, eta_s;          /* eta_s negative: unknown */
+	uint64_t bytes_read, bytes_written;
+	uint64_t created, started, ended;       /* seconds since 1970, 0 = not yet */
+	uint32_t uid;                   /* who asked for it */
+	uint32_t failures;              /* how often its worker ended without a result */
+};
 struct qllm_notice {
 	/* "connect", "disconnect", "begin", "end", "load", "unload", "fault", "job"; others
 	 * may come */
@@ -194,6 +209,7 @@ struct qllm_event {
 	const struct qllm_eval_result *eval;
 	const struct qllm_read_result *read;
 	const struct qllm_notice *notice;
+	const struct qllm_job *job;
 };
 typedef void (*qllm_event_fn)(void *user, const struct qllm_event *event);
 
@@ -224,8 +240,24 @@ enum qllm_show_what {
 /* data: a JSON object. */
 QLLM_API int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what,
                            qllm_event_fn fn, void *user);
-/* data: a summary for people. */
+/* A job that ends with this request: PROGRESS, then data: a summary for people. */
 QLLM_API int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
+/* The same as a job that goes on by itself: a JOB event as soon as it is on disk, then DONE. */
+QLLM_API int64_t qllm_verify_start(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
+/* A JOB event for each job that the caller may see, in order of id. */
+QLLM_API int64_t qllm_job_list(struct qllm *q, qllm_event_fn fn, void *user);
+enum qllm_job_verb {
+	QLLM_JOB_SHOW = 0,
+	QLLM_JOB_WAIT = 1,              /* PROGRESS until it ends; a job that failed is an error */
+	QLLM_JOB_PAUSE = 2,
+	QLLM_JOB_RESUME = 3,            /* of paused, failed and cancelled jobs */
+	QLLM_JOB_CANCEL = 4
+};
+/* A JOB event with the state that this has led to, then DONE. */
+QLLM_API int64_t qllm_job_do(struct qllm *q, uint64_t job, enum qllm_job_verb verb,
+                             qllm_event_fn fn, void *user);
+/* data: its log, lines of text. */
+QLLM_API int64_t qllm_job_log(struct qllm *q, uint64_t job, qllm_event_fn fn, void *user);
 struct qllm_estimate_args {
 	size_t size;
 	const char *model, *kv;         /* kv NULL: "f16" */

@@ -189,6 +189,46 @@ static void frame_page(struct qllm *q, struct call *call, const Qllm__Frame *f)
 		deliver_done(q, call, &done);
 }
 
+static void job_event(struct qllm *q, const struct call *call, const Qllm__JobInfo *m)
+{
+	struct qllm_event ev = { .type = QLLM_EVENT_JOB };
+	struct qllm_job job = {
+		.id = m->id,
+		.kind = m->kind ? m->kind : "",
+		.state = m->state ? m->state : "",
+		.model = m->model ? m->model : "",
+		.error = m->error,
+		.result = m->result,
+		.checksum = m->checksum,
+		.phase = m->phase,
+		.percent = m->percent,
+		.eta_s = m->has_eta_s ? m->eta_s : -1,
+		.bytes_read = m->bytes_read,
+		.bytes_written = m->bytes_written,
+		.created = m->created,
+		.started = m->started,
+		.ended = m->ended,
+		.uid = m->uid,
+		.failures = m->failures,
+	};
+
+	ev.job = &job;
+	deliver(q, call, &ev);
+}
+
+static void frame_jobs(struct qllm *q, struct call *call, const Qllm__JobListReply *m)
+{
+	struct qllm_event done = { .type = QLLM_EVENT_DONE };
+
+	for (size_t i = 0; i < m->n_jobs; i++)
+		job_event(q, call, m->jobs[i]);
+	if (!m->more)
+		deliver_done(q, call, &done);
+	else if (m->n_jobs == 0 || call_jobs_more(q, call, m->jobs[m->n_jobs - 1]->id) < 0)
+		deliver_failure(q, call, -EPROTO, EXIT_FAILED,
+		                "the list could not be read to its end");
+}
+
 static void frame_done(struct qllm *q, struct call *call, const Qllm__Done *d)
 {
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE };
@@ -390,6 +430,9 @@ int stream_frame(struct qllm *q, struct frame_in *f)
 	case QLLM__FRAME__BODY_LIST_REPLY:
 	case QLLM__FRAME__BODY_PS_REPLY:
 		frame_page(q, call, frame);
+		break;
+	case QLLM__FRAME__BODY_JOB_LIST_REPLY:
+		frame_jobs(q, call, frame->job_list_reply);
 		break;
 	case QLLM__FRAME__BODY_TOKENS_REPLY:
 		frame_blob(q, call, f, frame->tokens_reply->tokens);
