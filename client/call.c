@@ -536,6 +536,55 @@ int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t steps, qllm_
 	return submit_plain(q, &frame, fn, user);
 }
 
+int64_t qllm_clients(struct qllm *q, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Clients m = QLLM__CLIENTS__INIT;
+
+	frame.body_case = QLLM__FRAME__BODY_CLIENTS;
+	frame.clients = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_kick(struct qllm *q, uint64_t client, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Kick m = QLLM__KICK__INIT;
+
+	m.has_client = true;
+	m.client = client;
+	frame.body_case = QLLM__FRAME__BODY_KICK;
+	frame.kick = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_kick_user(struct qllm *q, uint32_t uid, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Kick m = QLLM__KICK__INIT;
+
+	m.has_uid = true;
+	m.uid = uid;
+	frame.body_case = QLLM__FRAME__BODY_KICK;
+	frame.kick = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
+int64_t qllm_limit(struct qllm *q, uint32_t uid, const char *const *settings, size_t n,
+                   qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Limit m = QLLM__LIMIT__INIT;
+
+	m.has_uid = true;
+	m.uid = uid;
+	m.n_settings = n;
+	m.settings = (char **)(uintptr_t)settings;
+	frame.body_case = QLLM__FRAME__BODY_LIMIT;
+	frame.limit = &m;
+	return submit_plain(q, &frame, fn, user);
+}
+
 int64_t qllm_config(struct qllm *q, qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;

@@ -31,7 +31,6 @@ LATER(calibrate, "Collect activation statistics");
 LATER(advise, "Plan mixed precision");
 LATER(export, "Write a model of the store as a file");
 LATER(lora, "Train, attach and merge adapters");
-LATER(client, "Who uses the daemon");
 LATER(session, "Saved conversations");
 
 const struct ctl_cmd *const ctl_cmds[] = {
@@ -55,6 +54,7 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&ctl_cmd_eval,
 	&ctl_cmd_bench,
 	&ctl_cmd_status,
+	&ctl_cmd_client,
 	&ctl_cmd_is_ready,
 	&ctl_cmd_doctor,
 	&ctl_cmd_config,
@@ -73,7 +73,6 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&later_advise,
 	&later_export,
 	&later_lora,
-	&later_client,
 	&later_session,
 	NULL,
 };

@@ -39,7 +39,7 @@ endif
 # libctl.la: qllmctl without main, for its unit tests.
 noinst_LTLIBRARIES += libctl.la
 libctl_la_SOURCES = \
-	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c \
+	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c client/ctl-client.c \
 	client/ctl-completion.c client/ctl-config.c client/ctl-daemon.c client/ctl-doctor.c client/ctl-metrics.c \
 	client/ctl-monitor.c client/ctl-top.c \
 	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-jobs.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \

@@ -365,6 +365,16 @@ QLLM_API int64_t qllm_bench_read(struct qllm *q, const char *model, uint32_t ste
 
 /* data: a JSON array, one object for each setting of the daemon. */
 QLLM_API int64_t qllm_config(struct qllm *q, qllm_event_fn fn, void *user);
+/* Who is connected and what each user holds of its limits, of others only for administrators. data:
+ * a JSON object, "clients" and "users". */
+QLLM_API int64_t qllm_clients(struct qllm *q, qllm_event_fn fn, void *user);
+/* Disconnect a client by its "id", or all of a user but for this connection; data: a note. */
+QLLM_API int64_t qllm_kick(struct qllm *q, uint64_t client, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_kick_user(struct qllm *q, uint32_t uid, qllm_event_fn fn, void *user);
+/* Limits of a user until the daemon restarts, for administrators: "KEY=VALUE", where KEY is a key
+ * of [limits] that ends in _per_uid, or "KEY=default". */
+QLLM_API int64_t qllm_limit(struct qllm *q, uint32_t uid, const char *const *settings, size_t n,
+                            qllm_event_fn fn, void *user);
 /* data: Prometheus text 0.0.4. */
 QLLM_API int64_t qllm_metrics(struct qllm *q, qllm_event_fn fn, void *user);
 /* data: a JSON object with what is open now, "users" and "requests"; of others only for

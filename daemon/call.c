@@ -157,7 +157,7 @@ void call_reply_text(struct call *c, const char *text, size_t n)
 	call_reply(c, &frame, &fds);
 }
 
-static void reply_error(struct call *c, enum exit_class class, int r, const char *text)
+static void send_error(struct call *c, enum exit_class class, int r, const char *text)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Error error = QLLM__ERROR__INIT;
@@ -170,7 +170,13 @@ static void reply_error(struct call *c, enum exit_class class, int r, const char
 	error.text = (char *)(uintptr_t)text;
 	frame.body_case = QLLM__FRAME__BODY_ERROR;
 	frame.error = &error;
-	call_reply(c, &frame, NULL);
+	send_reply(c, &frame, NULL);
+}
+
+static void reply_error(struct call *c, enum exit_class class, int r, const char *text)
+{
+	send_error(c, class, r, text);
+	call_free(c);
 }
 
 static void reply_cancelled(struct call *c)
@@ -342,6 +348,13 @@ void call_end(struct call *c, enum exit_class class, int r, const char *format, 
 		call_cancel(c);
 	else
 		reply_error(c, class, r, c->ended.text);
+}
+
+void call_dismiss(struct call *c, enum exit_class class, int r, const char *text)
+{
+	send_error(c, class, r, text);
+	c->detached = true;
+	call_cancel(c);
 }
 
 void call_orphan(struct call *c)

@@ -99,6 +99,8 @@ void call_cancel(struct call *c);
 /* Cancel it for a reason that its client is told in place of the result. */
 void call_end(struct call *c, enum exit_class class, int r, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+/* The same, told at once: the call goes on in silence until its step has ended. */
+void call_dismiss(struct call *c, enum exit_class class, int r, const char *text);
 /* The client has gone: cancel, and end without reply. */
 void call_orphan(struct call *c);
 /* Reply with an Ok now and go on without the client. */

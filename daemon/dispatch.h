@@ -40,3 +40,6 @@ void req_config(struct call *c);        /* req-config.c */
 void req_metrics(struct call *c);       /* req-metrics.c */
 void req_activity(struct call *c);
 void req_monitor(struct call *c);
+void req_clients(struct call *c);       /* req-client.c */
+void req_kick(struct call *c);
+void req_limit(struct call *c);

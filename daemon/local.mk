@@ -6,7 +6,7 @@ libdaemon_la_SOURCES = \
 	daemon/journal.c daemon/journal.h daemon/listen.c daemon/listen.h \
 	daemon/metrics.c daemon/metrics.h daemon/models.c daemon/models.h \
 	daemon/notify.c daemon/notify.h daemon/req-config.c daemon/req-metrics.c \
-	daemon/prompt.c daemon/prompt.h daemon/req-eval.c daemon/req-generate.c daemon/req-jobs.c \
+	daemon/prompt.c daemon/prompt.h daemon/req-client.c daemon/req-eval.c daemon/req-generate.c daemon/req-jobs.c \
 	daemon/req-load.c daemon/req-logits.c \
 	daemon/req-models.c daemon/req-show.c daemon/req-status.c daemon/req-text.c daemon/store.c daemon/store.h \
 	daemon/spawn.c daemon/spawn.h \

@@ -215,7 +215,7 @@ static void set(struct user *user, unsigned kind, bool has, uint64_t value)
 	user->kept = any;
 }
 
-int user_set_limit(struct user *user, const char *text, struct err *err)
+int user_set_limit(struct user *user, const char *text, bool check, struct err *err)
 {
 	const char *eq = strchr(text, '=');
 	char shown[64];
@@ -229,11 +229,12 @@ int user_set_limit(struct user *user, const char *text, struct err *err)
 		    strncmp(kinds[i].own, text, (size_t)(eq - text)) != 0)
 			continue;
 		if (strcmp(eq + 1, "default") == 0) {
-			set(user, i, false, 0);
+			if (!check)
+				set(user, i, false, 0);
 			return 0;
 		}
 		r = config_set(scratch, kinds[i].own, eq + 1, "client limit", err);
-		if (r == 0)
+		if (r == 0 && !check)
 			set(user, i, true, setting(scratch, kinds[i].own_at));
 		return r;
 	}

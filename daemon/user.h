@@ -75,4 +75,5 @@ const char *user_limit_name(unsigned kind);
 uint64_t user_limit(const struct user *user, unsigned kind); /* 0 = none (KV) */
 /* "KEY=VALUE": overrides the configuration until restart; "KEY=default" goes back to it. -EINVAL.
  */
-int user_set_limit(struct user *user, const char *setting, struct err *err);
+/* check: only look whether it could be set. */
+int user_set_limit(struct user *user, const char *setting, bool check, struct err *err);
