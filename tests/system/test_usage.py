@@ -37,7 +37,7 @@ def test_help():
     r = ctl("help")
     assert r.code == OK and not r.err, r
     names = ("status is-ready is-loaded ls import rm show verify estimate load unload ps run chat tokenize detokenize template "
-             "logits eval bench version").split()
+             "logits eval bench job version").split()
     for name in names:
         assert re.search(rf"^  {name} ", r.text, re.M), name
         for args in (["help", name], [name, "--help"], ["--help", name], [name, "-h"]):
