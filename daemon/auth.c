@@ -7,22 +7,21 @@
 #include <unistd.h>
 #include "base/mem.h"
 
-static int in_group(int sock, gid_t primary, const char *name, bool *ret)
+gid_t auth_group(const char *name)
+{
+	const struct group *g = name[0] ? getgrnam(name) : NULL;
+
+	return g ? g->gr_gid : AUTH_NO_GROUP;
+}
+
+static int in_group(int sock, gid_t primary, gid_t gid, bool *ret)
 {
 	_cleanup_mem_ gid_t *groups = NULL;
-	_cleanup_mem_ char *buf = mem_alloc(64 << 10);
-	struct group g, *found = NULL;
 	socklen_t n = 0;
 
-	if (!buf)
-		return -ENOMEM;
-	*ret = false;
-	if (getgrnam_r(name, &g, buf, 64 << 10, &found) != 0 || !found)
+	*ret = gid == primary;
+	if (*ret)
 		return 0;
-	if (found->gr_gid == primary) {
-		*ret = true;
-		return 0;
-	}
 	/* The first call tells the size. */
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, NULL, &n) == 0)
 		return 0;
@@ -34,12 +33,12 @@ static int in_group(int sock, gid_t primary, const char *name, bool *ret)
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
 		return -errno;
 	for (size_t i = 0; i < n / sizeof(*groups); i++)
-		if (groups[i] == found->gr_gid)
+		if (groups[i] == gid)
 			*ret = true;
 	return 0;
 }
 
-int auth_peer(struct peer *ret, int sock, const char *admin_group, struct err *err)
+int auth_peer(struct peer *ret, int sock, gid_t admin_group, struct err *err)
 {
 	struct ucred cred;
 	socklen_t n = sizeof(cred);
@@ -49,7 +48,7 @@ int auth_peer(struct peer *ret, int sock, const char *admin_group, struct err *e
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 || n != sizeof(cred))
 		return err_set(err, -errno, "the kernel does not tell who connected: %s",
 		               strerror(errno));
-	if (admin_group[0]) {
+	if (admin_group != AUTH_NO_GROUP) {
 		r = in_group(sock, cred.gid, admin_group, &member);
 		if (r < 0)
 			return err_set(err, r, "groups of a client: %s", strerror(-r));

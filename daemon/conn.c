@@ -247,7 +247,7 @@ int conn_new(struct daemon *d, int fd)
 	list_init(&conn->out);
 	list_append(&d->conns, &conn->link);
 	d->n_conns++;
-	r = auth_peer(&conn->peer, fd, d->config->admin_group, NULL);
+	r = auth_peer(&conn->peer, fd, d->admin_gid, NULL);
 	if (r == 0) {
 		conn->user = user_get(&d->users, conn->peer.uid);
 		r = conn->user ? 0 : -ENOMEM;

@@ -17,6 +17,7 @@ struct listener;
 struct notify;
 struct daemon {
 	struct config *config;
+	gid_t admin_gid;                /* of admin_group; AUTH_NO_GROUP: nobody */
 	sd_event *event;
 	struct posts *posts;
 	struct workers *prep;           /* templates, tokenizing, loading */

@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "daemon/auth.h"
 #include "daemon/call.h"
 #include "daemon/conn.h"
 #include "daemon/foreign.h"
@@ -164,12 +165,23 @@ static void say_unapplied(const struct config *now, const struct config *fresh)
 	}
 }
 
+static void find_admins(struct daemon *d)
+{
+	const char *name = d->config->admin_group;
+
+	d->admin_gid = auth_group(name);
+	if (name[0] && d->admin_gid == AUTH_NO_GROUP)
+		log_msg(LOG_L_WARN, "no group %s (daemon.admin_group): it administers nothing",
+		        name);
+}
+
 static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *user)
 {
 	_cleanup_(config_freep) struct config *fresh = NULL;
 	const struct options *o = the_options;
 	struct daemon *d = user;
 	struct err err = { 0 };
+	bool admins;
 	int r;
 
 	(void)source;
@@ -180,8 +192,12 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 		r = journal_level(fresh->log_level, &err);
 	if (r == 0)
 		say_unapplied(d->config, fresh);
+	admins = r == 0 && strcmp(d->config->admin_group, fresh->admin_group) != 0;
 	if (r == 0)
 		r = config_apply_reload(d->config, fresh);
+	/* The databases of groups are asked only when the name is another. */
+	if (r == 0 && admins)
+		find_admins(d);
 	if (r < 0)
 		log_fields(LOG_L_ERR, ID_CONFIG, NULL, 0,
 		           "configuration not reloaded, the old one stays: %s",
@@ -446,6 +462,7 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 		r = start_loop(d, err);
 	if (r < 0)
 		return r;
+	find_admins(d);
 	foreign_init(d);
 	frame_set_closer(daemon_close_foreign);
 	r = start_engine(d, k, err);
