@@ -6,6 +6,8 @@
  * come through the loop. */
 #include <errno.h>
 #include <getopt.h>
+#include <jansson.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -412,6 +414,31 @@ static int start_loop(struct daemon *d, struct err *err)
 	return r < 0 ? err_set(err, r, "event loop and threads: %s", strerror(-r)) : 0;
 }
 
+/* The allocator's first return of memory outside the main arena reads a setting of the kernel: do
+ * one, several blocks at the end of a heap. */
+static void *settle_heap(void *unused)
+{
+	void *blocks[8];
+
+	for (size_t i = 0; i < ARRAY_SIZE(blocks); i++)
+		blocks[i] = mem_alloc(100 << 10);
+	for (size_t i = 0; i < ARRAY_SIZE(blocks); i++)
+		mem_free(blocks[i]);
+	return unused;
+}
+
+/* What libraries look up once, they look up now: a daemon that is ready opens nothing beside its
+ * configuration, store and cache. */
+static void settle_libraries(void)
+{
+	pthread_t thread;
+
+	tzset();                        /* strftime would, whatever it is given */
+	json_object_seed(0);
+	if (pthread_create(&thread, NULL, settle_heap, NULL) == 0)
+		pthread_join(thread, NULL);
+}
+
 static void raise_files(void)
 {
 	struct rlimit lim;
@@ -520,6 +547,7 @@ int main(int argc, char **argv)
 	metrics_init(&d.metrics);
 	journal_setup();
 	raise_files();
+	settle_libraries();
 	r = run(&d, &options, &kernels, &err);
 	if (r < 0)
 		log_msg(LOG_L_ERR, "qllmd: %s", err.text[0] ? err.text : strerror(-r));
