@@ -1,5 +1,6 @@
 /* req-models - list, import, remove. */
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 #include "base/log.h"
 #include "base/mem.h"
@@ -108,6 +109,8 @@ static int import_run(struct call *c, struct err *err)
 	int r = store_import(models_store(im->models), &im->meta, im->fd, on_copied, c, err);
 
 	close(STEAL_FD(im->fd));        /* here, where it may hang */
+	/* what parsing a large header has left behind in this thread's arena */
+	malloc_trim(0);
 	return r;
 }
 
