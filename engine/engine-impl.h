@@ -75,8 +75,6 @@ void lane_drop(struct engine *e, struct lane *l);
 /* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any
  * thread. */
 uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page);
-/* Bytes of pages that s holds if it goes to its limit. */
-uint64_t most_bytes(const struct request_state *s);
 void lane_publish(struct engine *e, struct lane *l);
 void engine_park(struct engine *e, struct request_state *s, size_t room);
 void engine_unpark(struct engine *e, struct request_state *s);

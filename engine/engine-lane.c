@@ -125,7 +125,7 @@ struct lane *lane_find(struct engine *e, const struct model *m)
 	return NULL;
 }
 
-uint64_t most_bytes(const struct request_state *s)
+static uint64_t most_bytes(const struct request_state *s)
 {
 	return (uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * s->lane->page_bytes;
 }

@@ -126,12 +126,6 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 			"MiB",
 			(unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
 			(unsigned long long)(room >> 20));
-	if (r->kv_max > 0 && most_bytes(s) > r->kv_max)
-		return err_set(err, -EDQUOT,
-		               "the request may need %llu KiB of KV pages, user %u may hold %llu "
-		               "KiB (limits.kv_bytes_per_uid): ask for fewer tokens",
-		               (unsigned long long)(most_bytes(s) >> 10), r->uid,
-		               (unsigned long long)(r->kv_max >> 10));
 	list_append(r->kind == REQUEST_READ ? &s->lane->reads : &e->waiting, &r->link);
 	return 0;
 }
@@ -395,7 +389,7 @@ uint32_t engine_context(struct engine *e, const struct model *m)
 /* Tokens against context and budget; *ret_out: tokens that may be generated. */
 static int check_size(struct engine *e, const struct request *r, uint32_t *ret_out, struct err *err)
 {
-	uint32_t have = engine_context(e, r->model), train = r->model->hp.n_ctx_train;
+	uint32_t have = engine_context(e, r->model), train = r->model->hp.n_ctx_train, own;
 	uint32_t more = r->kind == REQUEST_GENERATE;    /* an answer has one token at least */
 	const char *hint = more ? " (one of them for the answer)" : "";
 	char label[MODEL_LABEL_MAX];
@@ -418,7 +412,17 @@ static int check_size(struct engine *e, const struct request *r, uint32_t *ret_o
 			(unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
 			(unsigned long long)(room >> 10), model_label(r->model, label), have, hint);
 	}
-	*ret_out = have - r->n_tokens;
+	(void)budget_for_pages(e, r->model, &page);
+	own = r->kv_max == 0 ? have : (uint32_t)MIN((uint64_t)have, r->kv_max / page * KV_PAGE);
+	if (r->n_tokens + more > own)
+		return err_set(
+			err, -EDQUOT,
+			"prompt has %u tokens and needs %llu KiB of KV pages, user %u may hold "
+			"%llu KiB (limits.kv_bytes_per_uid), enough for %u tokens%s",
+			r->n_tokens,
+			(unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
+			r->uid, (unsigned long long)(r->kv_max >> 10), own, hint);
+	*ret_out = own - r->n_tokens;
 	if (r->max_tokens > 0)
 		*ret_out = MIN(*ret_out, r->max_tokens);
 	return 0;

@@ -23,8 +23,8 @@ int engine_new(struct engine **ret, const struct engine_config *c, const struct 
                struct err *err);
 struct engine *engine_free(struct engine *e);           /* cancels what runs, joins the thread */
 /* Takes ownership of r in every case. Checks: ids, lengths against the context (-E2BIG with need
- * and have), parameters (-EINVAL), budget (-ENOSPC: could never fit). On error r is freed, no sink
- * call was made. Any thread. */
+ * and have), parameters (-EINVAL), budget (-ENOSPC: could never fit), the uid's limit of pages
+ * (-EDQUOT). On error r is freed, no sink call was made. Any thread. */
 int engine_submit(struct engine *e, struct request *r, struct err *err);
 /* after r->cancel = true, or when a sink has room again */
 void engine_wake(struct engine *e);

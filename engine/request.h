@@ -32,7 +32,8 @@ struct request {                        /* request_new zeroes; fill, then engine
 	bool ignore_eos, special;       /* special: special tokens are visible in text */
 	uint32_t uid;
 	uint64_t client;                /* fairness key within the uid */
-	/* bytes of KV pages that all requests of the uid may hold (the others wait); 0 = any */
+	/* bytes of KV pages that all requests of the uid may hold: an answer ends there, what does
+	 * not fit beside others waits; 0 = any */
 	uint64_t kv_max;
 	bool batch_class;               /* false: interactive */
 	struct sink sink;

@@ -80,11 +80,16 @@ tests_unit_test_sched_LDADD = libengine.la libbase.la $(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-sched
 
 check_PROGRAMS += tests/unit/test-engine
-tests_unit_test_engine_SOURCES = tests/unit/test-engine.c
+tests_unit_test_engine_SOURCES = tests/unit/test-engine.c tests/unit/engine-jobs.h
 tests_unit_test_engine_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_engine_LDADD = libggufgen.la libengine.la libmodel.la libtext.la libformat.la libkernels.la libbase.la \
 	$(UNIT_LIBS) -lm
 UNIT_TESTS += tests/unit/test-engine
+check_PROGRAMS += tests/unit/test-engine-share
+tests_unit_test_engine_share_SOURCES = tests/unit/test-engine-share.c tests/unit/engine-jobs.h
+tests_unit_test_engine_share_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_engine_share_LDADD = $(tests_unit_test_engine_LDADD)
+UNIT_TESTS += tests/unit/test-engine-share
 
 check_PROGRAMS += tests/unit/test-tok
 tests_unit_test_tok_SOURCES = tests/unit/test-tok.c
