@@ -37,6 +37,7 @@ enum {
 	ALIGN_DEFAULT = 32, ALIGN_MIN = 8, ALIGN_MAX = 65536,
 	SHOWN = 80,                     /* bytes of a name in a message */
 };
+static const uint64_t NUMBER_NONE = UINT64_MAX;
 
 const uint8_t gguf_kind_bytes[GGUF_KIND_COUNT] = {
 	[GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
@@ -58,7 +59,11 @@ struct parse {
 	/* room for short strings, cut from the arena piece by piece */
 	char *store;
 	size_t store_left;
-	const char *what;               /* the record at hand, for messages */
+	/* the record at hand, for messages: put into words only for those */
+	const char *what;
+	struct bytes item;              /* its name, once that is known */
+	uint64_t number;                /* till then; NUMBER_NONE: it has none */
+	char words[SHOWN + 32];
 };
 
 static size_t in_window(const struct parse *p)
@@ -72,6 +77,27 @@ static uint64_t offset_of(const struct parse *p)
 static uint64_t left(const struct parse *p)
 {
 	return p->end - offset_of(p);
+}
+
+static void look_at(struct parse *p, const char *what, uint64_t number)
+{
+	p->what = what;
+	p->item = (struct bytes){ NULL, 0 };
+	p->number = number;
+}
+/* "key 'x'", "metadata key 7", "the tensor table" */
+static const char *rec(struct parse *p)
+{
+	char shown[SHOWN];
+
+	if (p->item.n > 0)
+		snprintf(p->words, sizeof(p->words), "%s '%s'", p->what,
+		         str_escape(shown, sizeof(shown), p->item.p, p->item.n));
+	else if (p->number != NUMBER_NONE)
+		snprintf(p->words, sizeof(p->words), "%s %" PRIu64, p->what, p->number);
+	else
+		return p->what;
+	return p->words;
 }
 
 /* The container is damaged: say what and at which byte. */
@@ -99,12 +125,12 @@ static int no_memory(const struct parse *p)
 {
 	return err_set(p->err, -ENOMEM, "not enough memory for the metadata of a model file");
 }
-static int ends_early(const struct parse *p, uint64_t want)
+static int ends_early(struct parse *p, uint64_t want)
 {
 	return bad(p,
 	           "the file ends inside %s: %" PRIu64 " bytes are left where %" PRIu64
 	           " are needed; it was cut short or is damaged, fetch it again",
-	           p->what, left(p), want);
+	           rec(p), left(p), want);
 }
 
 /* Have n <= WINDOW bytes in the window. */
@@ -175,7 +201,7 @@ static int keep(struct parse *p, uint64_t n, size_t size, void **ret)
 
 	if (mul_overflows(n, (uint64_t)size, &bytes) ||
 	    bytes > META_MAX - MIN(p->arena->used + p->kept, (size_t)META_MAX))
-		return bad(p, "%s: the metadata takes more than %d MiB", p->what, META_MAX >> 20);
+		return bad(p, "%s: the metadata takes more than %d MiB", rec(p), META_MAX >> 20);
 	mem = arena_alloc(p->arena, MAX(bytes, 1u));
 	if (!mem)
 		return no_memory(p);
@@ -194,9 +220,9 @@ static int get_name(struct parse *p, uint64_t max, struct bytes *ret)
 	if (r < 0)
 		return r;
 	if (n == 0)
-		return bad(p, "%s is empty", p->what);
+		return bad(p, "%s is empty", rec(p));
 	if (n > max)
-		return bad(p, "%s has %" PRIu64 " bytes, at most %" PRIu64 " are allowed", p->what,
+		return bad(p, "%s has %" PRIu64 " bytes, at most %" PRIu64 " are allowed", rec(p),
 		           n, max);
 	r = need(p, n);
 	if (r == 0)
@@ -205,7 +231,7 @@ static int get_name(struct parse *p, uint64_t max, struct bytes *ret)
 		return r;
 	memcpy(mem, cur_take(&p->c, n), n);
 	if (memchr(mem, 0, n) || !utf8_valid(mem, n))
-		return bad(p, "%s is not valid text: '%s'", p->what,
+		return bad(p, "%s is not valid text: '%s'", rec(p),
 		           str_escape(shown, sizeof(shown), mem, n));
 	*ret = (struct bytes){ mem, n };
 	return 0;
@@ -246,7 +272,7 @@ static int get_strings(struct parse *p, struct gguf_value *v)
 
 	if (v->n > left(p) / 8)
 		return bad(p, "%s: %" PRIu64 " strings do not fit in the %" PRIu64 " bytes left",
-		           p->what, v->n, left(p));
+		           rec(p), v->n, left(p));
 	r = keep(p, v->n, sizeof(*list), &mem);
 	if (r < 0)
 		return r;
@@ -259,7 +285,7 @@ static int get_strings(struct parse *p, struct gguf_value *v)
 			return bad(p,
 			           "%s: string %" PRIu64 " has %" PRIu64 " bytes, but only %" PRIu64
 			           " are left",
-			           p->what, i, n, left(p));
+			           rec(p), i, n, left(p));
 		r = store_room(p, n, &room);
 		if (r == 0)
 			r = get_bytes(p, room, n);
@@ -279,7 +305,7 @@ static int get_numbers(struct parse *p, struct gguf_value *v)
 
 	if (mul_overflows(v->n, (uint64_t)size, &bytes) || bytes > left(p))
 		return bad(p, "%s: %" PRIu64 " %s values do not fit in the %" PRIu64 " bytes left",
-		           p->what, v->n, gguf_kind_name(v->kind), left(p));
+		           rec(p), v->n, gguf_kind_name(v->kind), left(p));
 	r = keep(p, v->n, size, &mem);
 	if (r == 0)
 		r = get_bytes(p, mem, bytes);
@@ -290,7 +316,7 @@ static int get_numbers(struct parse *p, struct gguf_value *v)
 			if (((uint8_t *)mem)[i] > 1)
 				return bad(p,
 				           "%s: boolean %" PRIu64 " has the value %u, not 0 or 1",
-				           p->what, i, ((uint8_t *)mem)[i]);
+				           rec(p), i, ((uint8_t *)mem)[i]);
 	v->data = mem;
 	return 0;
 }
@@ -302,7 +328,7 @@ static int get_value(struct parse *p, struct gguf_value *v)
 	if (r < 0)
 		return r;
 	if (kind >= GGUF_KIND_COUNT)
-		return bad(p, "%s has value type %" PRIu32 ", which does not exist", p->what, kind);
+		return bad(p, "%s has value type %" PRIu32 ", which does not exist", rec(p), kind);
 	*v = (struct gguf_value){ .kind = kind, .n = 1 };
 	if (kind == GGUF_ARR) {
 		r = get_u32(p, &kind);
@@ -311,11 +337,11 @@ static int get_value(struct parse *p, struct gguf_value *v)
 		if (r < 0)
 			return r;
 		if (kind == GGUF_ARR)
-			return bad(p, "%s is an array of arrays, which is not supported", p->what);
+			return bad(p, "%s is an array of arrays, which is not supported", rec(p));
 		if (kind >= GGUF_KIND_COUNT)
 			return bad(p,
 			           "%s is an array of value type %" PRIu32 ", which does not exist",
-			           p->what, kind);
+			           rec(p), kind);
 		v->kind = kind;
 		v->array = true;
 	}
@@ -324,35 +350,33 @@ static int get_value(struct parse *p, struct gguf_value *v)
 
 static int get_kv(struct parse *p, uint64_t count)
 {
-	char shown[SHOWN], what[SHOWN + 16];
 	struct gguf_kv *kv;
 	void *mem;
 	int r;
 
-	p->what = "the metadata";
+	look_at(p, "the metadata", NUMBER_NONE);
 	r = keep(p, count, sizeof(*kv), &mem);
 	if (r < 0)
 		return r;
 	p->g->kv = kv = mem;
 	for (uint64_t i = 0; i < count; i++, kv++) {
-		snprintf(what, sizeof(what), "metadata key %" PRIu64, i);
-		p->what = what;
+		look_at(p, "metadata key", i);
 		r = get_name(p, KEY_MAX, &kv->key);
 		if (r < 0)
 			return r;
-		snprintf(what, sizeof(what), "key '%s'",
-		         str_escape(shown, sizeof(shown), kv->key.p, kv->key.n));
+		p->what = "key";
+		p->item = kv->key;
 		r = get_value(p, &kv->v);
 		if (r < 0)
 			return r;
 		r = map_add(p->g->priv->keys, kv->key.p, kv->key.n, &kv->v);
 		if (r == MAP_E_EXISTS)
-			return bad(p, "%s occurs twice", p->what);
+			return bad(p, "%s occurs twice", rec(p));
 		if (r < 0)
 			return no_memory(p);
 		p->g->n_kv++;
 	}
-	p->what = "the metadata";
+	look_at(p, "the metadata", NUMBER_NONE);
 	return 0;
 }
 
@@ -367,7 +391,7 @@ static int get_shape(struct parse *p, struct tensor *t)
 	if (r < 0)
 		return r;
 	if (t->n_dims < 1 || t->n_dims > TENSOR_DIMS_MAX)
-		return bad(p, "%s has %" PRIu32 " dimensions, 1 to 4 are allowed", p->what,
+		return bad(p, "%s has %" PRIu32 " dimensions, 1 to 4 are allowed", rec(p),
 		           t->n_dims);
 	t->n_elems = 1;
 	for (uint32_t i = 0; i < TENSOR_DIMS_MAX; i++) {
@@ -378,12 +402,12 @@ static int get_shape(struct parse *p, struct tensor *t)
 		if (r < 0)
 			return r;
 		if (t->dim[i] == 0)
-			return bad(p, "%s: dimension %" PRIu32 " is zero", p->what, i);
+			return bad(p, "%s: dimension %" PRIu32 " is zero", rec(p), i);
 		if (mul_overflows(t->n_elems, t->dim[i], &t->n_elems) || t->n_elems > INT64_MAX)
 			return bad(p,
 			           "%s: dimension %" PRIu32 " = %" PRIu64
 			           " makes the tensor too large",
-			           p->what, i, t->dim[i]);
+			           rec(p), i, t->dim[i]);
 	}
 	r = get_u32(p, &type);
 	if (r < 0)
@@ -393,40 +417,38 @@ static int get_shape(struct parse *p, struct tensor *t)
 		return bad(p,
 		           "%s has type %" PRIu32
 		           ", which is unknown or was removed from the format",
-		           p->what, type);
+		           rec(p), type);
 	t->type = type;
 	if (t->dim[0] % info->block != 0)
 		return bad(p,
 		           "%s: rows of %" PRIu64
 		           " elements are no multiple of the %u of a %s block",
-		           p->what, t->dim[0], info->block, info->name);
+		           rec(p), t->dim[0], info->block, info->name);
 	if (!qtype_row_bytes(type, t->dim[0], &row) ||
 	    mul_overflows(row, t->n_elems / t->dim[0], &t->n_bytes))
-		return bad(p, "%s: its size in bytes overflows", p->what);
+		return bad(p, "%s: its size in bytes overflows", rec(p));
 	return 0;
 }
 static int get_tensors(struct parse *p, uint64_t count)
 {
-	char shown[SHOWN], what[SHOWN + 16];
 	struct bytes name = { 0 };
 	struct tensor *t;
 	void *mem;
 	int r;
 
-	p->what = "the tensor table";
+	look_at(p, "the tensor table", NUMBER_NONE);
 	r = keep(p, count, sizeof(*t), &mem);
 	if (r < 0)
 		return r;
 	p->g->tensors = t = mem;
 	for (uint64_t i = 0; i < count; i++, t++) {
-		snprintf(what, sizeof(what), "name of tensor %" PRIu64, i);
-		p->what = what;
+		look_at(p, "name of tensor", i);
 		r = get_name(p, TENSOR_NAME_MAX, &name);
 		if (r < 0)
 			return r;
 		t->name = name.p;
-		snprintf(what, sizeof(what), "tensor '%s'",
-		         str_escape(shown, sizeof(shown), name.p, name.n));
+		p->what = "tensor";
+		p->item = name;
 		r = get_shape(p, t);
 		if (r == 0)
 			r = get_u64(p, &t->offset);
@@ -436,15 +458,15 @@ static int get_tensors(struct parse *p, uint64_t count)
 			return bad(p,
 			           "%s: offset %" PRIu64
 			           " is no multiple of the alignment %" PRIu64,
-			           p->what, t->offset, p->g->alignment);
+			           rec(p), t->offset, p->g->alignment);
 		r = map_add(p->g->priv->names, name.p, name.n, t);
 		if (r == MAP_E_EXISTS)
-			return bad(p, "%s occurs twice", p->what);
+			return bad(p, "%s occurs twice", rec(p));
 		if (r < 0)
 			return no_memory(p);
 		p->g->n_tensors++;
 	}
-	p->what = "the tensor table";
+	look_at(p, "the tensor table", NUMBER_NONE);
 	return 0;
 }
 
@@ -496,7 +518,7 @@ static int get_header(struct parse *p, uint64_t *ret_tensors, uint64_t *ret_kv)
 	uint64_t n_tensors = 0, n_kv = 0;
 	int r;
 
-	p->what = "the file header";
+	look_at(p, "the file header", NUMBER_NONE);
 	if (p->end == 0)
 		return bad(p, "the file is empty");
 	r = need(p, MIN(p->end, 4u));
