@@ -1,5 +1,6 @@
 /* ctl-help - everything that help and the man page say about commands, read off the table. */
 #include <string.h>
+#include "base/roff.h"
 #include "client/ctl.h"
 
 enum { HELP_COLUMN = 30 };
@@ -63,17 +64,6 @@ void ctl_help_cmd(FILE *f, const struct ctl_cmd *cmd)
 	options(f, "Options", cmd->opts);
 }
 
-/* A minus and a backslash mean something to roff. */
-static void roff_text(FILE *f, const char *s)
-{
-	for (; *s; s++) {
-		if (*s == '-' || *s == '\\')
-			fputs(*s == '-' ? "\\-" : "\\e", f);
-		else
-			fputc(*s, f);
-	}
-}
-
 static void roff_options(FILE *f, const struct ctl_opt *list)
 {
 	for (const struct ctl_opt *o = list; o && o->name; o++) {
@@ -83,16 +73,15 @@ static void roff_options(FILE *f, const struct ctl_opt *list)
 		if (o->letter)
 			fprintf(f, "\\fB\\-%c\\fR, ", o->letter);
 		fputs("\\fB\\-\\-", f);
-		roff_text(f, o->name);
+		roff_word(f, o->name);
 		fputs("\\fR", f);
 		if (o->value) {
 			fputs(" \\fI", f);
-			roff_text(f, o->value);
+			roff_word(f, o->value);
 			fputs("\\fR", f);
 		}
 		fputc('\n', f);
-		roff_text(f, o->help);
-		fputs(".\n", f);
+		roff_lines(f, o->help, ".");
 	}
 }
 
@@ -107,14 +96,13 @@ void ctl_help_roff(FILE *f)
 		if (cmd->flags & CTL_LATER)
 			continue;
 		fputs(".SS \"", f);
-		roff_text(f, cmd->name);
+		roff_word(f, cmd->name);
 		if (*cmd->args) {
 			fputc(' ', f);
-			roff_text(f, cmd->args);
+			roff_word(f, cmd->args);
 		}
 		fputs("\"\n", f);
-		roff_text(f, cmd->help);
-		fputs(".\n", f);
+		roff_lines(f, cmd->help, ".");
 		roff_options(f, cmd->opts);
 	}
 }

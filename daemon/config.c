@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/num.h"
+#include "base/roff.h"
 #include "base/str.h"
 
 static int parse_bytes(const char *s, uint64_t *ret)
@@ -291,19 +292,6 @@ int config_apply_reload(struct config *to, const struct config *from)
 	return r;
 }
 
-/* A minus and a backslash mean something to roff, as does a period that begins a line. */
-static void roff_text(FILE *f, const char *s)
-{
-	for (; *s; s++) {
-		if (*s == '-' || *s == '\\')
-			fputs(*s == '-' ? "\\-" : "\\e", f);
-		else if (s[0] == '.' && s[1] == ' ')
-			fputs(".\n", f), s++;
-		else
-			fputc(*s, f);
-	}
-}
-
 void config_roff(FILE *f)
 {
 	const char *section = "";
@@ -317,10 +305,9 @@ void config_roff(FILE *f)
 		fprintf(f, ".TP\n\\fB%s\\fR", key->name);
 		if (key->def[0]) {
 			fputs(" = ", f);
-			roff_text(f, key->def);
+			roff_word(f, key->def);
 		}
 		fputs(key->reload ? " (R)\n" : "\n", f);
-		roff_text(f, key->help);
-		fputc('\n', f);
+		roff_lines(f, key->help, "");
 	}
 }
