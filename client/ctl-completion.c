@@ -71,19 +71,34 @@ static enum place positional(const struct ctl_cmd *cmd, unsigned i, const char *
 		if (n == 0)
 			return NOTHING;
 		if (i-- == 0) {
-			*ret = p;
-			*ret_n = n;
-			return place_of_all(p, n);
+			enum place place = place_of_all(p, n);
+
+			/* "ls|show J|wait J": words stand at the first place, wherever written */
+			*ret = place == WORDS ? cmd->args : p;
+			*ret_n = place == WORDS ? strlen(cmd->args) : n;
+			return place;
 		}
 		p += n;
 		p += strspn(p, "]");
 	}
 }
 
+/* The lower-case words of p[0,n), between bars, blanks and brackets. */
 static void put_words(FILE *f, const char *p, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
-		fputc(p[i] == '|' ? ' ' : p[i], f);
+	const char *between = "", *end = p + n;
+
+	while (p < end) {
+		size_t len = 0;
+
+		while (p + len < end && !strchr("| []", p[len]))
+			len++;
+		if (len > 0 && islower((unsigned char)p[0])) {
+			fprintf(f, "%s%.*s", between, (int)len, p);
+			between = " ";
+		}
+		p += len + 1;
+	}
 }
 
 /* --- bash and zsh: one skeleton, two ways to offer words -------------------------------------- */
