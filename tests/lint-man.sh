@@ -11,7 +11,7 @@ pages=$(ls man/*.[1-9])
 complain() { echo "$*" >&2; status=1; }
 
 # NAME PAGE: the page names it, as a whole word; minus signs are escaped there.
-says() { sed 's/\\-/-/g; s/\\&//g' "$2" | grep -qE "(^|[^A-Za-z0-9_-])$1([^A-Za-z0-9_-]|\$)"; }
+says() { sed 's/\\f[BIR]/ /g; s/\\-/-/g; s/\\&//g' "$2" | grep -qE "(^|[^A-Za-z0-9_-])$1([^A-Za-z0-9_-]|\$)"; }
 
 functions=$(sed -n 's/^\t\(qllm_[a-z_]*\);$/\1/p' client/libqllm.sym)
 [ -n "$functions" ] || complain "client/libqllm.sym: no functions found"

@@ -1,5 +1,5 @@
 # tests: lints, which need no build, and everything that ./check runs beside `make check`.
-LINTS = tests/lint-layers.sh tests/lint-size.sh tests/lint-words.sh
+LINTS = tests/lint-layers.sh tests/lint-man.sh tests/lint-size.sh tests/lint-words.sh
 dist_check_SCRIPTS += $(LINTS)
 TESTS += $(LINTS)
 
