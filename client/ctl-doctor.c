@@ -81,6 +81,14 @@ static char *read_text(const char *path)
 	return text;
 }
 
+static char *read_in(const char *dir, const char *name)
+{
+	char path[2200];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return read_text(path);
+}
+
 static void bytes_text(char out[32], uint64_t n)
 {
 	if (n >= 1ull << 30)
@@ -215,17 +223,12 @@ static void check_threads(struct doctor *d)
 {
 	const char *why = NULL;
 	uint32_t n = pool_default_threads(&why);
-	bool quota;
 
 	if (d->status) {
 		n = (uint32_t)status_number(d, "threads");
 		why = status_text(d, "threads_why");
 	}
-	quota = strncmp(why, "cgroup", 6) == 0;
-	row(d, "threads", quota ? WARN : OK,
-	    "a CPU quota pauses all threads together: raise CPUQuota= of the unit, or set "
-	    "engine.threads below it",
-	    "%u: %s", n, why);
+	row(d, "threads", OK, "", "%u: %s", n, why);
 }
 
 /* --- limits ----------------------------------------------------------------------------------- */
@@ -261,24 +264,66 @@ static void check_hugepages(struct doctor *d)
 	    thp, shmem ? shmem : "unknown");
 }
 
-/* The least of what `file` says in a group and above it; UINT64_MAX: no limit. */
-static uint64_t least_upward(const char *root, const char *group, const char *file)
+/* What one directory of a group says; UINT64_MAX: no limit. Version 1 says "none" as a number
+ * beyond any machine. */
+static uint64_t memory_v2(const char *dir)
 {
-	char dir[2048], path[2200];
+	_cleanup_mem_ char *text = read_in(dir, "memory.max");
+	uint64_t x;
+
+	return text && str_to_u64(text, &x) == 0 ? x : UINT64_MAX;
+}
+
+static uint64_t memory_v1(const char *dir)
+{
+	_cleanup_mem_ char *text = read_in(dir, "memory.limit_in_bytes");
+	uint64_t x;
+
+	return text && str_to_u64(text, &x) == 0 && x < 1ull << 60 ? x : UINT64_MAX;
+}
+
+static uint64_t percent(long long quota, long long period)
+{
+	return quota > 0 && period > 0 ? (uint64_t)quota * 100 / (uint64_t)period : UINT64_MAX;
+}
+
+/* Percent of one processor. */
+static uint64_t cpu_v2(const char *dir)
+{
+	_cleanup_mem_ char *text = read_in(dir, "cpu.max");
+	long long quota, period;
+
+	return text && sscanf(text, "%lld %lld", &quota, &period) == 2 ? percent(quota, period)
+								       : UINT64_MAX;
+}
+
+static uint64_t cpu_v1(const char *dir)
+{
+	_cleanup_mem_ char *quota = read_in(dir, "cpu.cfs_quota_us"),
+			   *period = read_in(dir, "cpu.cfs_period_us");
+
+	return quota && period ? percent(atoll(quota), atoll(period)) : UINT64_MAX;
+}
+
+struct limit { /* where a kind of limit is read */
+	const char *controller, *root_v1;
+	uint64_t (*v1)(const char *dir), (*v2)(const char *dir);
+};
+
+/* A parent's limit binds its children too: the least on the way up. */
+static uint64_t least_upward(const char *root, const char *group,
+			     uint64_t (*limit)(const char *dir))
+{
+	char dir[2048];
 	uint64_t least = UINT64_MAX;
 
 	if (snprintf(dir, sizeof(dir), "%s%s", root, strcmp(group, "/") ? group : "") >=
 	    (int)sizeof(dir))
 		return least;
 	for (;;) {
-		_cleanup_mem_ char *text = NULL;
 		char *slash;
-		uint64_t x;
 
-		snprintf(path, sizeof(path), "%s/%s", dir, file);
-		text = read_text(path);
-		if (text && str_to_u64(text, &x) == 0)
-			least = MIN(least, x);
+		least = MIN(least, limit(dir));
 		slash = strrchr(dir, '/');
 		if (!slash || (size_t)(slash - dir) < strlen(root))
 			return least;
@@ -286,45 +331,61 @@ static uint64_t least_upward(const char *root, const char *group, const char *fi
 	}
 }
 
-/* Lines of /proc/PID/cgroup: "0::/path" is version 2, "N:memory:/path" version 1. */
-static void check_cgroup(struct doctor *d)
+/* Lines of /proc/PID/cgroup: "0::/path" is version 2, "N:cpu,cpuacct:/path" version 1. */
+static uint64_t cgroup_limit(struct doctor *d, const struct limit *l, const char **version)
 {
 	_cleanup_mem_ char *text = NULL;
-	char path[64], shown[32], *save = NULL;
+	char path[64], *save = NULL;
 	uint64_t least = UINT64_MAX;
-	const char *version = "";
 
 	snprintf(path, sizeof(path), "/proc/%s/cgroup", d->pid);
 	text = read_text(path);
-	if (!text) {
-		row(d, "cgroup memory", OK, "", "%s cannot be read: unknown", path);
-		return;
-	}
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *group = strchr(line, '/');
+	for (char *line = text ? strtok_r(text, "\n", &save) : NULL; line;
+	     line = strtok_r(NULL, "\n", &save)) {
+		char *group = strchr(line, '/'), *names = strchr(line, ':'), padded[256];
+		bool v2 = strncmp(line, "0::", 3) == 0;
 		uint64_t x = UINT64_MAX;
 
-		if (!group)
+		if (!group || !names || group <= names + 1)
 			continue;
-		if (strncmp(line, "0::", 3) == 0)
-			x = least_upward("/sys/fs/cgroup", group, "memory.max");
-		else if (strstr(line, ":memory:"))
-			x = least_upward("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes");
-		/* version 1 says "none" as a number beyond any machine */
-		if (x < least && x < 1ull << 60) {
+		snprintf(padded, sizeof(padded), ",%.*s,", (int)(group - names - 2), names + 1);
+		if (v2)
+			x = least_upward("/sys/fs/cgroup", group, l->v2);
+		else if (strstr(padded, l->controller))
+			x = least_upward(l->root_v1, group, l->v1);
+		if (x < least) {
 			least = x;
-			version = strncmp(line, "0::", 3) == 0 ? "v2" : "v1";
+			*version = v2 ? "v2" : "v1";
 		}
 	}
-	if (least == UINT64_MAX) {
-		row(d, "cgroup memory", OK, "", "no limit");
-		return;
-	}
+	return least;
+}
+
+static void check_cgroup(struct doctor *d)
+{
+	static const struct limit memory = { ",memory,", "/sys/fs/cgroup/memory", memory_v1,
+					     memory_v2 },
+				  cpu = { ",cpu,", "/sys/fs/cgroup/cpu", cpu_v1, cpu_v2 };
+	const char *version = "";
+	uint64_t least = cgroup_limit(d, &memory, &version);
+	char shown[32];
+
 	bytes_text(shown, least);
-	row(d, "cgroup memory", least < status_number(d, "budget_bytes") ? WARN : OK,
-	    "the budget for KV pages exceeds what the cgroup allows: set engine.memory lower, or "
-	    "raise MemoryMax= of the unit",
-	    "%s (%s)", shown, version);
+	if (least == UINT64_MAX)
+		row(d, "cgroup memory", OK, "", "no limit");
+	else
+		row(d, "cgroup memory", least < status_number(d, "budget_bytes") ? WARN : OK,
+		    "the budget for KV pages exceeds what the cgroup allows: set engine.memory "
+		    "lower, or raise MemoryMax= of the unit",
+		    "%s (%s)", shown, version);
+	least = cgroup_limit(d, &cpu, &version);
+	if (least == UINT64_MAX)
+		row(d, "cgroup cpu", OK, "", "no quota");
+	else
+		row(d, "cgroup cpu", WARN,
+		    "a quota pauses all threads together: raise CPUQuota= of the unit, or set "
+		    "engine.threads below it",
+		    "%llu%% of one processor (%s)", (unsigned long long)least, version);
 }
 
 static void check_memory(struct doctor *d)

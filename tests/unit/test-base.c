@@ -8,6 +8,7 @@
 #include "base/mbox.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "base/roff.h"
 #include "base/str.h"
 #include "base/vec.h"
 #include <errno.h>
@@ -527,6 +528,33 @@ static void test_log(void **state)
 	log_set_level(LOG_L_INFO);
 }
 
+/* Lines that mean what they say: a sentence each, never a request, never too long for a page. */
+static void test_roff(void **state)
+{
+	char text[4096] = "", *line, *save = NULL;
+	FILE *f = fmemopen(text, sizeof(text) - 1, "w");
+
+	(void)state;
+	assert_non_null(f);
+	roff_lines(f, "One. Two-fold \\ end", ".");
+	roff_lines(f, ".d and 'quoted", "");
+	roff_word(f, "a-b");
+	roff_lines(f, "", "");
+	fputs("---\n", f);
+	roff_lines(f,
+	           "a sentence of many words, with --options and .files and 'quotes' in the places where "
+	           "a line could break: --a --b --c --d --e --f .g .h .i .j .k .l .m .n .o .p .q .r .s .t",
+	           ".");
+	fclose(f);
+	assert_memory_equal(text,
+	                    "One.\nTwo\\-fold \\e end.\n\\&.d and 'quoted\na\\-b\n---\n", 50);
+	line = strstr(text, "---\n") + 4;
+	for (line = strtok_r(line, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		assert_true(strlen(line) <= 78 || strstr(line, " .k"));
+		assert_true(line[0] != '.' && line[0] != '\'');
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -546,6 +574,7 @@ int main(void)
 		cmocka_unit_test(test_fd_rights),
 		cmocka_unit_test(test_fd_read_file_bounds),
 		cmocka_unit_test(test_log),
+		cmocka_unit_test(test_roff),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
