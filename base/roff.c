@@ -47,7 +47,7 @@ static size_t put(FILE *f, const char *s, size_t at, bool *fresh)
 		size_t n = strcspn(s, " "), w = width(s, n);
 		bool request = *s == '.' || *s == '\'';
 
-		if (at > 0 && (*fresh || at + 1 + w > WIDTH) && !request) {
+		if (at > 0 && (*fresh || at + 1 + w > WIDTH)) {
 			fputc('\n', f);
 			at = 0;
 		}

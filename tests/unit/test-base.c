@@ -531,6 +531,8 @@ static void test_log(void **state)
 /* Lines that mean what they say: a sentence each, never a request, never too long for a page. */
 static void test_roff(void **state)
 {
+	static const char first[] =
+		"One.\nTwo\\-fold \\e end.\n\\&.d and 'quoted\na\\-b\n---\n";
 	char text[4096] = "", *line, *save = NULL;
 	FILE *f = fmemopen(text, sizeof(text) - 1, "w");
 
@@ -542,15 +544,14 @@ static void test_roff(void **state)
 	roff_lines(f, "", "");
 	fputs("---\n", f);
 	roff_lines(f,
-	           "a sentence of many words, with --options and .files and 'quotes' in the places where "
-	           "a line could break: --a --b --c --d --e --f .g .h .i .j .k .l .m .n .o .p .q .r .s .t",
+	           "a sentence of many words, with --options and .files and 'quotes' where a line "
+	           "could break: --a --b --c --d --e --f .g .h .i .j .k .l .m .n .o .p .q .r .s",
 	           ".");
 	fclose(f);
-	assert_memory_equal(text,
-	                    "One.\nTwo\\-fold \\e end.\n\\&.d and 'quoted\na\\-b\n---\n", 50);
+	assert_int_equal(strncmp(text, first, strlen(first)), 0);
 	line = strstr(text, "---\n") + 4;
 	for (line = strtok_r(line, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		assert_true(strlen(line) <= 78 || strstr(line, " .k"));
+		assert_true(strlen(line) <= 80);
 		assert_true(line[0] != '.' && line[0] != '\'');
 	}
 }
