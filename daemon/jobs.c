@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "daemon/journal.h"
 #include "daemon/models.h"
 #include "daemon/spawn.h"
 
@@ -279,6 +280,17 @@ static bool on_frame(void *user, const struct frame_in *in)
 	}
 }
 
+static void say_died(const struct job *j, const char *text)
+{
+	struct journal_fields f = { .n = 0 };
+
+	journal_add(&f, "QLLM_JOB", "%llu", (unsigned long long)j->rec.id);
+	journal_add(&f, "QLLM_UID", "%u", (unsigned)j->rec.uid);
+	journal_add(&f, "QLLM_MODEL", "%s", j->rec.model);
+	log_fields(LOG_L_NOTICE, ID_WORKER_DIED, f.f, f.n, "job %llu: %s",
+	           (unsigned long long)j->rec.id, text);
+}
+
 static void on_end(void *user, const char *how)
 {
 	char text[JOB_TEXT_MAX];
@@ -297,13 +309,14 @@ static void on_end(void *user, const char *how)
 		snprintf(text, sizeof(text), "worker %u of %d: %s; it is started again",
 		         j->rec.failures, FAILURES_MAX, how);
 		note_line(j, text);
-		log_msg(LOG_L_NOTICE, "job %llu: %s", (unsigned long long)j->rec.id, text);
+		say_died(j, text);
 		j->rec.state = JOB_QUEUED;
 		job_save(j);
 	} else {
 		snprintf(text, sizeof(text),
 		         "its worker ended %d times without a result, at last: %s", FAILURES_MAX,
 		         how);
+		say_died(j, text);
 		j->errnum = -EIO;
 		settle(j, JOB_FAILED, text);
 		prune(js, j->rec.uid);
