@@ -163,10 +163,42 @@ static int bind_own(struct listener *l, struct err *err)
 	return l->path ? 0 : err_set(err, -ENOMEM, "out of memory");
 }
 
-static int take_passed(struct listener *l, int n, struct err *err)
+static int passed_path(char **ret)
 {
 	struct sockaddr_un addr = { 0 };
 	socklen_t size = sizeof(addr) - 1;
+	char *path;
+
+	if (getsockname(SD_LISTEN_FDS_START, (struct sockaddr *)&addr, &size) < 0)
+		return -errno;
+	path = mem_strdup(addr.sun_path);
+	if (!path)
+		return -ENOMEM;
+	*ret = path;
+	return 0;
+}
+
+int listener_passed(char **ret)
+{
+	char *path;
+	int r;
+
+	if (sd_listen_fds(0) <= 0)
+		return -ENOENT;
+	r = passed_path(&path);
+	if (r < 0)
+		return r;
+	if (path[0] != '/') {
+		mem_free(path);
+		return -ENOENT;
+	}
+	*ret = path;
+	return 0;
+}
+
+static int take_passed(struct listener *l, int n, struct err *err)
+{
+	int r;
 
 	if (n != 1 || sd_is_socket_unix(SD_LISTEN_FDS_START, SOCK_SEQPACKET, 1, NULL, 0) <= 0)
 		return err_set(
@@ -177,9 +209,8 @@ static int take_passed(struct listener *l, int n, struct err *err)
 	l->fd = SD_LISTEN_FDS_START;
 	if (fcntl(l->fd, F_SETFL, fcntl(l->fd, F_GETFL) | O_NONBLOCK) < 0)
 		return err_set(err, -errno, "the passed socket: %s", strerror(errno));
-	getsockname(l->fd, (struct sockaddr *)&addr, &size);
-	l->path = mem_strdup(addr.sun_path);
-	return l->path ? 0 : err_set(err, -ENOMEM, "out of memory");
+	r = passed_path(&l->path);
+	return r < 0 ? err_set(err, r, "the passed socket: %s", strerror(-r)) : 0;
 }
 
 int listener_new(struct listener **ret, struct daemon *d, struct err *err)

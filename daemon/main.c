@@ -333,9 +333,13 @@ static int fill_paths(struct config *c, struct err *err)
 		{ "cache_dir", offsetof(struct config, cache_dir), "CACHE_DIRECTORY",
 		  "/var/cache/qllmd", "", "XDG_CACHE_HOME", ".cache", "qllmd" },
 	};
+	_cleanup_mem_ char *passed = NULL;
 	bool root = geteuid() == 0;
 	int r = 0;
 
+	/* The socket's unit makes its directory, so no variable tells of it. */
+	if (!c->socket[0] && listener_passed(&passed) == 0)
+		r = config_set(c, "socket", passed, "socket of systemd", err);
 	for (size_t i = 0; i < ARRAY_SIZE(rows) && r == 0; i++) {
 		const char *unit = getenv(rows[i].unit), *user = getenv(rows[i].user);
 		char from[40] = "default";
