@@ -113,7 +113,7 @@ def one_round(d, path, data, want, n, change, rng):
 
 def test_changed_files():
     """Rounds of each kind while two models generate: only the requests of the file that changed fail, and all of those."""
-    rounds = {"quick": 8, "full": 20, "long": 200}[MODE]
+    rounds = 6 if SLOW > 1 else {"quick": 6, "full": 20, "long": 200}[MODE]
     data = tiny(n_embd=256, n_layer=6, n_ff=512, n_ctx=4096, seed=5).bytes()
     rng, counts = random.Random(4), {}
     with Daemon() as d, tempfile.TemporaryDirectory() as t:
