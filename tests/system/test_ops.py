@@ -211,6 +211,68 @@ def test_monitor():
     assert p.returncode == OK and len(out.splitlines()) == 3 and "uid " in out, out
 
 
+def test_monitor_of_jobs_and_faults():
+    with Daemon() as d, tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "m.gguf")
+        shutil.copy(model_file("smollm2"), path)
+        assert d.ctl("import", path, "--name", "placed", "--in-place").code == OK
+        p = watch(d)
+        try:
+            assert d.ctl("verify", "placed").code == OK
+            events = lines_of(p, lambda e: e["event"] == "job" and e["result"] == "done")
+            states = [e["result"] for e in events if e["event"] == "job"]
+            assert "running" in states and events[-1]["what"] == "verify" and events[-1]["model"] == "placed", events
+            os.truncate(path, 4096)
+            assert d.ctl("load", "placed").code != OK
+            fault = lines_of(p, lambda e: e["event"] == "fault")[-1]
+            assert fault["model"] == "placed" and fault["text"], fault
+        finally:
+            p.kill()
+            p.communicate()
+        assert parse_metrics(d.ctl("metrics").text)["qllmd_load_failures_total"][()] == 1
+
+
+def test_others_see_their_own():
+    """What a user sees of another's models, requests and events: nothing."""
+    if os.geteuid() != 0:
+        raise Skip("changing the user needs root")
+    with Daemon() as d:
+        os.chmod(d.dir, 0o755)
+        os.chmod(d.socket, 0o666)
+        d.ctl("import", model_file("smollm2"), "--name", "mine")
+        d.ctl("load", "mine")
+
+        def stranger(*args, **more):
+            return subprocess.Popen(d.argv(args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    env=environment(), user=65534, group=65534, extra_groups=[], cwd="/", **more)
+        try:
+            watcher = stranger("--json", "monitor", "-n", "6")
+        except PermissionError:
+            raise Skip("the build tree is not readable by others")
+        running = d.popen("run", "mine", "A story", "-n", "400", "--ignore-eos")
+        try:
+            until = time.monotonic() + 20 * SLOW
+            while not any(r["pid"] == running.pid for r in activity(d)):
+                assert time.monotonic() < until
+            view = json.loads(stranger("top", "--json", "-n", "1", "-d", "0.1").communicate(timeout=20 * SLOW)[0])
+            assert [u["uid"] for u in view["users"]] == [65534] and view["models"] == [], view
+            assert all(r["uid"] == 65534 for r in view["requests"]), view
+            text = stranger("metrics").communicate(timeout=20 * SLOW)[0].decode()
+            assert 'model="' not in text and "mine" not in text
+            assert 'model="mine"' in d.ctl("metrics").text
+            assert len(json.loads(stranger("--json", "config", "show").communicate(timeout=20 * SLOW)[0])) > 10
+            stranger("tokenize", "mine", "x").communicate(timeout=20 * SLOW)
+            out, err = watcher.communicate(timeout=20 * SLOW)
+            events = [json.loads(line) for line in out.splitlines()]
+            assert len(events) == 6 and all(e["uid"] == 65534 for e in events), (events, err)
+        finally:
+            running.kill()
+            running.communicate()
+            if watcher.poll() is None:
+                watcher.kill()
+                watcher.communicate()
+
+
 def test_monitor_ends_with_the_daemon():
     with Daemon() as d:
         p = d.popen("monitor")
