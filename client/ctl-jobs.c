@@ -229,8 +229,8 @@ static int run_job(struct ctl *c)
 	if (strcmp(what, "log") == 0)
 		return job ? job_log(c, id) : ctl_fail(c, EXIT_USAGE, "job log wants a job");
 	return ctl_fail(c, EXIT_USAGE,
-	                "job has no subcommand of that name: ls, show, wait, pause, resume, cancel, "
-	                "log");
+	                "job has no subcommand of that name: ls, show, wait, pause, resume, "
+	                "cancel, log");
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */

@@ -120,7 +120,8 @@ int ctl_fail_q(struct ctl *c);          /* tell qllm_error_text; returns its cla
 struct ctl_reply {                      /* user data of ctl_on_event; zeroed but for c */
 	struct ctl *c;
 	bool done;
-	int code;
+	int code, error_class;
+	char error[ERR_TEXT_MAX];       /* of a request that failed */
 	char *data;                     /* NUL-terminated copy of event->data, or NULL */
 	size_t n_data;
 };

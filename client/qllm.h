@@ -80,7 +80,7 @@ enum qllm_event_type {                  /* ignore those you do not know */
 	QLLM_EVENT_PROGRESS = 3,
 	QLLM_EVENT_MODEL = 4,           /* one model of qllm_list or qllm_import */
 	QLLM_EVENT_LOADED = 5,          /* one model of qllm_ps */
-	QLLM_EVENT_JOB = 6,             /* a job: of qllm_job_list, qllm_job_do, qllm_verify_start */
+	QLLM_EVENT_JOB = 6,             /* one job of qllm_job_list, _do or qllm_verify_start */
 	QLLM_EVENT_NOTICE = 8,          /* something that qllm_monitor saw */
 };
 struct qllm_logprob {
@@ -160,7 +160,8 @@ struct qllm_read_result {
 struct qllm_job {
 	uint64_t id;
 	const char *kind;               /* "verify" */
-	const char *state;              /* "queued" "running" "paused" "failed" "done" "cancelled" */
+	const char *state;              /* "queued" "running" "paused" "failed" "done"
+	                                 * "cancelled" */
 	const char *model;
 	const char *error;              /* why it failed, or why it still waits, or NULL */
 	const char *result, *checksum;  /* of what is done, or NULL */

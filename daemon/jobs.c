@@ -356,6 +356,8 @@ static int send_job(struct job *j, struct worker *w, const struct entry *e, int 
 	frame.body_case = QLLM__FRAME__BODY_WORK_JOB;
 	frame.work_job = &m;
 	r = worker_send(w, &frame, &fds);
+	if (r == -EPIPE || r == -ECONNRESET)
+		return 0;       /* it has ended already: on_end is due */
 	return r < 0 ? err_set(err, r, "the job could not be sent: %s", strerror(-r)) : 0;
 }
 

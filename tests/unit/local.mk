@@ -117,6 +117,12 @@ tests_unit_test_config_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_config_LDADD = libbase.la $(INIH_LIBS) $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-config
 
+check_PROGRAMS += tests/unit/test-jobfile
+tests_unit_test_jobfile_SOURCES = tests/unit/test-jobfile.c daemon/jobfile.c
+tests_unit_test_jobfile_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_jobfile_LDADD = libbase.la $(JANSSON_LIBS) $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-jobfile
+
 check_PROGRAMS += tests/unit/test-model
 tests_unit_test_model_SOURCES = tests/unit/test-model.c
 tests_unit_test_model_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)
