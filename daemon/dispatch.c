@@ -222,16 +222,16 @@ int dispatch_frame(struct conn *conn, struct frame_in *in, bool unknown, struct 
 
 	if (!conn->greeted && body != QLLM__FRAME__BODY_HELLO)
 		r = err_set(err, -EPROTO, "the first frame must be Hello");
-	else if (unknown || (!row && body == QLLM__FRAME__BODY__NOT_SET))
-		reply_error(conn, in->frame->id, EXIT_USAGE,
-		            "this daemon does not know that request: it may be older than the "
-		            "client");
 	else if (body == QLLM__FRAME__BODY_HELLO)
 		r = on_hello(conn, in, err);
 	else if (body == QLLM__FRAME__BODY_WAKE)
 		engine_wake(conn->d->engine);
 	else if (body == QLLM__FRAME__BODY_CANCEL)
 		on_cancel(conn, in);
+	else if (unknown || !row)
+		reply_error(conn, in->frame->id, EXIT_USAGE,
+		            "this daemon does not know that request: it may be older than the "
+		            "client");
 	else
 		r = start_call(conn, in, row, err);
 	frame_in_deinit(in);

@@ -250,7 +250,7 @@ static int store_room(struct parse *p, size_t n, char **ret)
 			*ret = mem;
 		return r;
 	}
-	if (n > p->store_left) {
+	if (!p->store || n > p->store_left) {
 		r = keep(p, STORE, 1, &mem);
 		if (r < 0)
 			return r;

@@ -321,8 +321,8 @@ static int set_roles(struct vocab *v, const struct vocab_src *src, struct err *e
 		"<end_of_utterance>",
 		"<eos>",
 		"<|end_of_turn|>",
-		"<\xef\xbd\x9c"
-		"end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+		("<\xef\xbd\x9c"
+		 "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
 		"<|fim_pad|>",
 		"<fim-pad>",
 		"<fim_pad>",
