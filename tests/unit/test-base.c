@@ -10,6 +10,7 @@
 #include "base/num.h"
 #include "base/roff.h"
 #include "base/str.h"
+#include "base/sum.h"
 #include "base/vec.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -458,6 +459,34 @@ static void test_fd_rights(void **state)
 	close(pair[1]);
 }
 
+static int stop_at_half(void *user, uint64_t done)
+{
+	return done >= *(const uint64_t *)user ? -ECANCELED : 0;
+}
+
+static void test_sum_file(void **state)
+{
+	static char big[3 << 20];
+	char sum[SUM_TEXT_MAX], other[SUM_TEXT_MAX];
+	uint64_t half = 1 << 20;
+	int fd;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(big); i++)
+		big[i] = (char)(i * 7 + i / 251);
+	fd = fd_memfd_from("sum", big, sizeof(big));
+	assert_true(fd >= 0);
+	assert_int_equal(sum_file(sum, fd, 0, NULL, NULL, NULL), 0);
+	assert_string_equal(sum, "xxh3-128:99aa06d3014798d86001c324468d497f");
+	assert_int_equal(sum_file(sum, fd, sizeof(big), NULL, NULL, NULL), 0);
+	assert_int_equal(sum_file(other, fd, sizeof(big) - 1, NULL, NULL, NULL), 0);
+	assert_string_not_equal(sum, other);
+	/* a file that is shorter than was said has no sum */
+	assert_int_equal(sum_file(other, fd, sizeof(big) + 1, NULL, NULL, NULL), -EIO);
+	assert_int_equal(sum_file(other, fd, sizeof(big), stop_at_half, &half, NULL), -ECANCELED);
+	close(fd);
+}
+
 static void test_fd_read_file_bounds(void **state)
 {
 	static const size_t sizes[] = { 0, 1, 4094, 4095, 4096, 4097, 8191, 8192, 100000 };
@@ -573,6 +602,7 @@ int main(void)
 		cmocka_unit_test(test_aligned_is_zero),
 		cmocka_unit_test(test_mbox_many_senders),
 		cmocka_unit_test(test_fd_rights),
+		cmocka_unit_test(test_sum_file),
 		cmocka_unit_test(test_fd_read_file_bounds),
 		cmocka_unit_test(test_log),
 		cmocka_unit_test(test_roff),
