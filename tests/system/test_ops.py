@@ -454,6 +454,20 @@ def test_completion():
         assert complete(bash, "--socket", d.socket, "run", "smo", env=env) == ["smollm2"]
         assert complete(bash, "run", "", env=dict(env, QLLM_SOCKET=tmp + "/none")) == []
         assert complete(bash, "run", "smo", env=dict(env, QLLM_SOCKET=d.socket)) == ["smollm2"]
+        if shutil.which("zsh"):
+            def offered(*words):
+                """What the function hands to zsh's compadd."""
+                text = ('compdef() { : }; compadd() { while [[ $1 == -- ]]; do shift; done; print -l -- "$@" }; source "$1"; shift; '
+                        'words=("$@"); CURRENT=$#; PREFIX=${words[-1]}; _qllmctl')
+                p = subprocess.run(["zsh", "-f", "-c", text, "zsh", scripts["zsh"], "qllmctl", *words], capture_output=True,
+                                   text=True, timeout=30 * SLOW, env=dict(env, QLLM_SOCKET=d.socket))
+                assert p.returncode == 0 and not p.stderr, p
+                return p.stdout.split()
+            assert "completion" in offered("comp") and "quantize" not in offered("")
+            assert offered("--color", "") == ["auto", "always", "never"]
+            assert offered("--json", "config", "") == ["show", "check"]
+            assert "--ignore-eos" in offered("run", "--i") and "--socket" in offered("run", "--i")
+            assert offered("run", "") == ["smollm2"] and offered("run", "--seed", "") == []
         if shutil.which("fish"):
             # fish reads what stands for other commands at its start: none of that here
             text = f'source {scripts["fish"]}; complete -C "qllmctl comp"; complete -C "qllmctl --color "; complete -C "qllmctl run smo"'
