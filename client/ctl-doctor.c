@@ -24,7 +24,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-enum { TEXT_MAX = 64 << 10, LINE_MAX_ = 320 };
+enum { TEXT_MAX = 64 << 10, LINE_MAX_ = 320, ANSWER_S = 5 };
 enum state { OK, WARN, BAD };
 static const char *const state_names[] = { "ok", "warn", "bad" };
 
@@ -99,12 +99,29 @@ static void bytes_text(char out[32], uint64_t n)
 
 /* --- the daemon ------------------------------------------------------------------------------- */
 
+/* A daemon that hangs must not hang us. */
+static int ask(struct doctor *d)
+{
+	struct ctl *c = d->c;
+	double timeout = c->timeout, deadline = c->deadline;
+	int code;
+
+	if (deadline == 0) {
+		c->timeout = ANSWER_S;
+		c->deadline = ctl_now() + ANSWER_S;
+	}
+	code = ctl_ask_status(c, &d->status);
+	c->timeout = timeout;
+	c->deadline = deadline;
+	return code;
+}
+
 static void check_daemon(struct doctor *d)
 {
 	int r = qllm_connect(d->c->q);
 
 	d->socket = qllm_socket(d->c->q);
-	if (r == 0 && ctl_ask_status(d->c, &d->status) == EXIT_OK) {
+	if (r == 0 && ask(d) == EXIT_OK) {
 		snprintf(d->pid, sizeof(d->pid), "%u", (unsigned)status_number(d, "pid"));
 		row(d, "daemon", OK, "", "qllmd %s answers at %s, pid %s",
 		    status_text(d, "version"), d->socket, d->pid);
@@ -114,7 +131,11 @@ static void check_daemon(struct doctor *d)
 			    "daemon %s, libqllm %s", status_text(d, "version"), qllm_version());
 		return;
 	}
-	if (r == -EACCES || r == -EPERM)
+	if (r == 0 || r == -ETIMEDOUT)
+		row(d, "daemon", BAD,
+		    "it hangs: look at its journal (journalctl -u qllmd), then restart it",
+		    "%s accepts connections and does not answer", d->socket);
+	else if (r == -EACCES || r == -EPERM)
 		row(d, "daemon", BAD,
 		    "ask to be added to the group that owns the socket, and log in anew", "%s",
 		    qllm_error_text(d->c->q));

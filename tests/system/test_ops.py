@@ -66,6 +66,20 @@ def test_doctor_without_a_daemon():
     same_keys(rows, "threads", "memory", "memlock", "io_uring", "state directory")
 
 
+def test_doctor_of_a_daemon_that_hangs():
+    with Daemon() as d:
+        d.process.send_signal(signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            p = d.ctl("--timeout", "2", "doctor", "--json")
+            took = time.monotonic() - start
+        finally:
+            d.process.send_signal(signal.SIGCONT)
+        rows = rows_of_doctor(p.out)
+        assert p.code == FAILED and rows["daemon"]["state"] == "bad" and "not answer" in rows["daemon"]["value"], rows
+        assert took < 5 * SLOW and "memlock" in rows, took
+
+
 def test_doctor_of_a_stranger():
     """Somebody who may not connect is told so, and what to do."""
     if os.geteuid() != 0:
