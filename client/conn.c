@@ -238,7 +238,8 @@ static int handshake(struct qllm *q, int fd, struct ring_reader **ret, int *ret_
 	frame.body_case = QLLM__FRAME__BODY_HELLO;
 	frame.hello = &hello;
 	r = frame_send(fd, &frame, NULL, 0);
-	if (r == 0)
+	/* A daemon that has closed already may have said why before. */
+	if (r == 0 || is_loss(r))
 		r = frame_recv(&f, fd, MSG_TO_CLIENT, 0, q->buf, err);
 	if (r == -EAGAIN || r == FRAME_E_AGAIN)
 		return err_set(err, -ETIMEDOUT,
@@ -491,6 +492,7 @@ int qllm_dispatch(struct qllm *q)
 		                 "qllm_dispatch was called inside an event function");
 	q->dispatching = true;
 	q->n_events = 0;
+	q->failure_told = false;
 	(void)!read(q->kick, &n, sizeof(n));
 	if (q->sock >= 0) {
 		ring_reader_awake(q->ring);
@@ -508,9 +510,12 @@ int qllm_dispatch(struct qllm *q)
 	q->dispatching = true;
 	stream_lost(q);
 	q->dispatching = false;
-	return r < 0 ? error_set(q, -ECONNRESET, EXIT_UNREACHABLE, "the connection to %s was lost",
-	                         qllm_socket(q))
-	             : (int)MIN(q->n_events, (unsigned)INT32_MAX);
+	if (r == 0)
+		return (int)MIN(q->n_events, (unsigned)INT32_MAX);
+	/* A request that failed has said more. */
+	return q->failure_told ? -ECONNRESET
+	                       : error_set(q, -ECONNRESET, EXIT_UNREACHABLE,
+	                                   "the connection to %s was lost", qllm_socket(q));
 }
 
 int qllm_wait(struct qllm *q, int64_t id, int timeout_ms)

@@ -40,6 +40,7 @@ struct qllm {
 	int64_t wait_id;
 	int wait_code;
 	unsigned n_events;              /* of this dispatch */
+	bool failure_told;              /* the error's text is of a request that failed in it */
 	struct err err;
 	int err_class;
 	uint8_t buf[FRAME_MAX + 1];     /* scratch of frame_recv */

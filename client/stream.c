@@ -46,6 +46,7 @@ static void deliver_failure(struct qllm *q, struct call *call, int code, int exi
 	struct qllm_event ev = { .type = QLLM_EVENT_DONE, .code = code, .error_class = exit_class };
 
 	error_set(q, code, exit_class, "%s", text);
+	q->failure_told = true;
 	ev.error = q->err.text;
 	deliver_done(q, call, &ev);
 }

@@ -23,7 +23,8 @@
 #include "daemon/foreign.h"
 #include "daemon/journal.h"
 
-enum { READS_MAX = 16, OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20, ADMIN_RESERVE = 8 };
+enum { READS_MAX = 16, UNREAD_MAX = 1024, ADMIN_RESERVE = 8 };
+enum { OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20 };
 
 struct out {
 	struct list link;
@@ -275,6 +276,16 @@ static void client_fields(struct journal_fields *j, const struct conn *conn)
 	journal_add(j, "QLLM_PID", "%d", (int)conn->peer.pid);
 }
 
+/* Closing a socket with unread frames makes the peer's next read fail in place of giving it what
+ * was sent last, which says why. After shutdown nothing more can come. */
+static void drop_unread(int fd)
+{
+	uint8_t byte;
+
+	for (unsigned i = 0; i < UNREAD_MAX && recv(fd, &byte, 1, MSG_DONTWAIT) > 0; i++)
+		;
+}
+
 void conn_close(struct conn *conn, const char *why)
 {
 	struct journal_fields j = { .n = 0 };
@@ -297,6 +308,7 @@ void conn_close(struct conn *conn, const char *why)
 		out_free(container_of(it, struct out, link));
 	}
 	shutdown(conn->fd, SHUT_RDWR);
+	drop_unread(conn->fd);
 	close(conn->fd);
 	stream_unref(conn->stream);
 	charge_deinit(&conn->ring);
