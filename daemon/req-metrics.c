@@ -4,6 +4,7 @@
 #include "base/vec.h"
 #include "daemon/conn.h"
 #include "daemon/dispatch.h"
+#include "daemon/jobs.h"
 #include "daemon/models.h"
 #include <errno.h>
 #include <jansson.h>
@@ -162,6 +163,17 @@ static void put_models(struct page *p, struct call *c)
 	vec_deinit(&rows);
 }
 
+static void put_jobs(struct page *p, const struct daemon *d)
+{
+	unsigned n[JOB_STATES] = { 0 };
+
+	list_for (jobs_list(d->jobs), it)
+		n[container_of(it, struct job, link)->rec.state]++;
+	family(p, "jobs", "gauge", "Background jobs that are kept, by state.");
+	for (unsigned i = 0; i < JOB_STATES; i++)
+		put(p, "qllmd_jobs{state=\"%s\"} %u\n", job_state_name(i), n[i]);
+}
+
 static void put_engine(struct page *p, const struct daemon *d)
 {
 	struct engine_stats s = { 0 };
@@ -214,6 +226,7 @@ int metrics_text(struct call *c, struct sbuf *out)
 	one(&p, "faults_total", "counter", (double)m->faults, "Models that failed while in use.");
 	one(&p, "notices_dropped_total", "counter", (double)m->dropped,
 	    "Notices that monitors were too slow for.");
+	put_jobs(&p, d);
 	put_models(&p, c);
 	return p.r;
 }

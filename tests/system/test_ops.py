@@ -243,7 +243,9 @@ def test_monitor_of_jobs_and_faults():
         finally:
             p.kill()
             p.communicate()
-        assert parse_metrics(d.ctl("metrics").text)["qllmd_load_failures_total"][()] == 1
+        metrics = parse_metrics(d.ctl("metrics").text)
+        assert metrics["qllmd_load_failures_total"][()] == 1
+        assert metrics["qllmd_jobs"][(("state", "done"),)] == 1 and metrics["qllmd_jobs"][(("state", "queued"),)] == 0
 
 
 def test_others_see_their_own():
