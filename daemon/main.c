@@ -445,7 +445,8 @@ static void settle_libraries(void)
 }
 
 /* Memory that a large header or prompt took goes back when it is freed. Left to itself the
- * allocator learns from the first large block to keep as much at the end of every thread's arena. */
+ * allocator learns from the first large block to keep as much at the end of every thread's
+ * arena. */
 static void bound_arenas(void)
 {
 	mallopt(M_MMAP_THRESHOLD, ARENA_KEEP);
