@@ -12,6 +12,7 @@ dist-hook:
 	$(MKDIR_P) $(distdir)/tests/golden $(distdir)/tests/bench
 	cp -fpR $(srcdir)/tests/golden/[a-z]* $(distdir)/tests/golden/
 	cp -fpR $(srcdir)/tests/bench/[a-z]* $(distdir)/tests/bench/
+	cp -fpR $(srcdir)/tests/fuzz/corpus $(distdir)/tests/fuzz/
 
 # For tuning by hand: built by `make tests/bench/bench-exec`, part of no check.
 EXTRA_PROGRAMS = tests/bench/bench-exec
