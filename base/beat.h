@@ -1,9 +1,9 @@
 /* beat - signs of life of one thread that computes, for a watchdog on another thread.
  *
  * A thread is busy or idle, and moves while it is busy: often enough that standing still for
- * seconds means that it hangs. An idle thread owes no sign, so that waiting needs no wake-up. One
- * writer, the thread itself, which pays a store a move; the counter says nothing about time, that
- * is up to whoever looks. */
+ * seconds means that it hangs. An idle thread owes no sign, so that waiting needs no wake-up,
+ * unless work lies there for it. One writer, the thread itself, which pays a store a move; the
+ * counter says nothing about time, that is up to whoever looks. */
 #pragma once
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -40,12 +40,19 @@ static inline void beat_idle(struct beat *b)
 	beat_set(b, (beat_get(b) + 2) & ~(uint64_t)1);
 }
 
-/* The watchdog's look: false when the thread was busy at the last look (*last, zero at first), is
- * busy, and has not moved in between. */
-static inline bool beat_lives(const struct beat *b, uint64_t *last)
-{
-	uint64_t seen = *last, now = beat_get(b);
+/* What a watchdog knows of a thread; zero at first. */
+struct beat_watch {
+	uint64_t word;
+	bool waits;
+};
 
-	*last = now;
-	return !(now & 1) || now != seen;
+/* The watchdog's look. waits: work lies there for the thread. false: the thread was busy, or had
+ * work to take, at the last look and still, and has not moved in between. */
+static inline bool beat_lives(const struct beat *b, struct beat_watch *w, bool waits)
+{
+	uint64_t now = beat_get(b);
+	bool owes = (now & 1) || (waits && w->waits), moved = now != w->word;
+
+	*w = (struct beat_watch){ now, waits };
+	return moved || !owes;
 }

@@ -87,6 +87,16 @@ struct list *mbox_pop(struct mbox *m)
 	return item;
 }
 
+bool mbox_waits(struct mbox *m)
+{
+	bool waits;
+
+	pthread_mutex_lock(&m->lock);
+	waits = !list_empty(&m->items);
+	pthread_mutex_unlock(&m->lock);
+	return waits;
+}
+
 int mbox_fd(const struct mbox *m)
 {
 	return m->fd;

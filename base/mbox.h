@@ -1,6 +1,7 @@
 /* mbox - many-to-one queue between threads with an eventfd of its own process. Items are intrusive.
  * Push from any thread; pop from one. The eventfd becomes readable when the box turns non-empty. */
 #pragma once
+#include <stdbool.h>
 #include "base/list.h"
 
 struct mbox;
@@ -9,6 +10,7 @@ int mbox_new(struct mbox **ret);
 struct mbox *mbox_free(struct mbox *m);
 void mbox_push(struct mbox *m, struct list *item);
 struct list *mbox_pop(struct mbox *m);                  /* NULL when empty; FIFO */
+bool mbox_waits(struct mbox *m);                        /* items lie there; any thread */
 /* for poll/sd-event; drained by mbox_pop returning NULL */
 int mbox_fd(const struct mbox *m);
 /* Sleep until non-empty or timeout_ms (-1 = for ever); 1 = items, 0 = timed out. Consumer thread

@@ -53,7 +53,7 @@ struct worker {
 	uint32_t index;
 	pthread_t thread;
 	alignas(CACHE_LINE) struct beat beat;
-	uint64_t beat_seen;                     /* the watchdog's */
+	struct beat_watch watch;
 };
 
 struct pool {
@@ -71,7 +71,7 @@ struct pool {
 	uint64_t window_start, probe_at, probe_delay;
 	atomic_uint_least64_t phases, long_waits, beats;
 	struct beat beat;
-	uint64_t beat_seen;                     /* the watchdog's */
+	struct beat_watch watch;
 	struct worker *workers;                 /* [n_threads - 1], indexes 1.. */
 };
 
@@ -386,15 +386,15 @@ struct beat *pool_beat(struct pool *p)
 	return &p->beat;
 }
 
-int pool_stuck(struct pool *p)
+int pool_stuck(struct pool *p, bool owner_waits)
 {
-	int stuck = beat_lives(&p->beat, &p->beat_seen) ? -1 : 0;
+	int stuck = beat_lives(&p->beat, &p->watch, owner_waits) ? -1 : 0;
 
 	/* All are looked at: each look is the start of the next. */
 	for (uint32_t i = 1; i <= p->n_started; i++) {
 		struct worker *w = &p->workers[i - 1];
 
-		if (!beat_lives(&w->beat, &w->beat_seen))
+		if (!beat_lives(&w->beat, &w->watch, false))
 			stuck = (int)i;
 	}
 	return stuck;

@@ -7,6 +7,7 @@
  * its core) the pool drops to fewer threads and probes again later. Results must not depend on
  * which thread ran a chunk. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/beat.h"
 
@@ -34,8 +35,9 @@ void pool_stats(const struct pool *p, struct pool_stats *ret);  /* any thread */
  * the owner's to say. */
 struct beat *pool_beat(struct pool *p);
 /* For a watchdog, always the same thread: the index of a thread that is busy and has not moved
- * since the last call, or -1 when there is none. A worker is busy while it looks for chunks and
- * runs them; it is named rather than the owner, which may only wait for it. */
-int pool_stuck(struct pool *p);
+ * since the last call, or -1. owner_waits: work lies there for the owner. A worker is busy while
+ * it looks for chunks and runs them; it is named rather than the owner, which may only wait for
+ * it. */
+int pool_stuck(struct pool *p, bool owner_waits);
 /* min(affinity mask, cgroup cpu.max, physical cores); *why is a static or thread-local sentence. */
 uint32_t pool_default_threads(const char **why);

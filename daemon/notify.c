@@ -1,11 +1,11 @@
 /* notify - sd_notify.
  *
  * The watchdog is fed by hand: that this function runs shows that the loop turns; it stays silent
- * as long as a compute thread that is in a step, or the prep thread with an item, has not moved
- * since the last look. Four looks fit into the manager's time, so a thread must stand still for
- * three quarters of it before the daemon is ended. Threads for evaluations and for clients'
- * descriptors are not watched: the one waits for other requests, the other for file systems of
- * clients, and neither holds up anybody else.
+ * as long as a compute thread in a step, or the prep thread with an item, has not moved since the
+ * last look, or one of them leaves its work lie. Four looks fit into the manager's time, so a
+ * thread must stand still for three quarters of it before the daemon is ended. Threads for
+ * evaluations and for clients' descriptors are not watched: the one waits for other requests, the
+ * other for file systems of clients, and neither holds up anybody else.
  *
  * The status is sent when its text has changed, at most once a second; nothing is armed
  * meanwhile. */
@@ -100,17 +100,18 @@ static bool all_move(struct notify *n)
 {
 	int thread = engine_stuck(n->d->engine);
 	bool prep = workers_stuck(n->d->prep);
-	char number[16];
-	struct log_field field = { "QLLM_THREAD", number };
+	struct journal_fields j = { .n = 0 };
 
-	snprintf(number, sizeof(number), "%d", thread);
-	if (prep)
-		field.value = "prep";
-	if ((prep || thread >= 0) && !n->stuck)
-		log_fields(LOG_L_ERR, ID_WATCHDOG, &field, 1,
+	if (thread >= 0)
+		journal_add(&j, "QLLM_THREAD", "%d", thread);
+	else if (prep)
+		journal_add(&j, "QLLM_THREAD", "prep");
+	if (j.n > 0 && !n->stuck)
+		log_fields(LOG_L_ERR, ID_WATCHDOG, j.f, j.n,
 		           "%s %s hangs: it has not moved for %llu ms; unless it does the watchdog "
-		           "ends the daemon", thread >= 0 ? "compute thread" : "thread",
-		           field.value, (unsigned long long)n->look_us / 1000);
+		           "ends the daemon",
+		           thread >= 0 ? "compute thread" : "thread", j.values[0],
+		           (unsigned long long)n->look_us / 1000);
 	n->stuck = prep || thread >= 0;
 	return !n->stuck;
 }

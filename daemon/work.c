@@ -71,7 +71,8 @@ struct worker {
 	struct workers *group;
 	pthread_t thread;
 	struct beat beat;
-	uint64_t beat_seen, cpu_seen;   /* the watchdog's */
+	struct beat_watch watch;
+	uint64_t cpu_seen;              /* the watchdog's too */
 };
 struct workers {
 	pthread_mutex_t lock;
@@ -180,7 +181,7 @@ bool workers_stuck(struct workers *w)
 		struct worker *t = &w->threads[i];
 		uint64_t cpu = cpu_ns(t->thread);
 
-		if (!beat_lives(&t->beat, &t->beat_seen) && cpu == t->cpu_seen)
+		if (!beat_lives(&t->beat, &t->watch, w->n_queued > 0) && cpu == t->cpu_seen)
 			stuck = true;
 		t->cpu_seen = cpu;
 	}

@@ -28,9 +28,10 @@ struct workers;
 /* n_threads: at most; they start when there is work and none is free. name: static. */
 int workers_new(struct workers **ret, const char *name, unsigned n_threads);
 void workers_push(struct workers *w, struct work *work);       /* any thread */
-/* For a watchdog, always the same thread: true when a thread has been at the same item since the
- * last call and used no CPU time meanwhile. So an item may take as long as it computes or reads;
- * what waits for clients or for other requests does not belong into a group that is watched. */
+/* For a watchdog, always the same thread: true when a thread has been at the same item, or left
+ * items lie, since the last call and used no CPU time meanwhile. So an item may take as long as
+ * it computes or reads; what waits for clients or for other requests does not belong into a group
+ * that is watched. */
 bool workers_stuck(struct workers *w);
 /* Runs what is queued, then joins. false: a thread did not end within timeout_s (a client's file
  * system hangs); the threads and *w are then left behind and the process should end with _exit. */

@@ -376,7 +376,7 @@ void engine_wake(struct engine *e)
 
 int engine_stuck(struct engine *e)
 {
-	return pool_stuck(e->pool);
+	return pool_stuck(e->pool, mbox_waits(e->inbox));
 }
 
 uint32_t engine_context(struct engine *e, const struct model *m)

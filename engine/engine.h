@@ -38,8 +38,8 @@ int engine_forget(struct engine *e, struct model *m);
 int engine_prepare(struct engine *e, struct model *m, struct err *err);
 
 /* For a watchdog, always the same thread: the index of a compute thread (0: the engine's own)
- * that is in a step and has not moved since the last call, or -1 when there is none. A step may
- * last as long as it likes: each chunk of it is a move. Never waits. */
+ * that is in a step, or leaves messages lie, and has not moved since the last call, or -1. A step
+ * may last as long as it likes: each chunk of it is a move. Never waits for compute. */
 int engine_stuck(struct engine *e);
 
 struct engine_stats {                   /* a snapshot, never waits for compute */

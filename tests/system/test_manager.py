@@ -47,31 +47,39 @@ def test_readiness_status_reload_stop():
         assert d.process.wait(10 * harness.SLOW) == 0
 
 
+def hold(d, manager, name, start, said):
+    """One thread stands still: no ping, a message that names it, and all is well once it goes on."""
+    tid = thread(d.process.pid, name)
+    manager.wait("WATCHDOG=1")
+    ptrace(PTRACE_SEIZE, tid)
+    try:
+        ptrace(PTRACE_INTERRUPT, tid)
+        os.waitpid(tid, 0x40000000)         # __WALL
+        client = start()
+        time.sleep(1.2)                     # two looks, until it is clear that it does not move
+        manager.take()
+        time.sleep(3)
+        pings = [m for m in manager.take() if "WATCHDOG=1" in m]
+        log = d.tail()
+    finally:
+        ptrace(PTRACE_DETACH, tid)
+    assert not pings, f"the watchdog is fed while {name} hangs"
+    assert said + " hangs" in log, log
+    manager.wait("WATCHDOG=1", 3)
+    client.stdout.read()
+    assert client.wait(60 * harness.SLOW) == OK
+    d.alive()
+
+
 def test_watchdog_starves_while_a_thread_hangs():
-    """The engine's thread stands still in the middle of an answer: no ping until it goes on, and then the answer."""
+    """The engine's thread in the middle of an answer and before it, the prep thread before a prompt."""
     with Manager(watchdog_s=2) as manager, Daemon(env=manager.env) as d:
         assert d.ctl("import", model_file("smollm2"), "--name", "m").code == OK
-        tid = thread(d.process.pid, "engine")
         client = d.popen("run", "m", "Once upon a time", "--max-tokens", "200", "--ignore-eos")
         assert client.stdout.read(1), "no answer"
-        manager.wait("WATCHDOG=1")
-        ptrace(PTRACE_SEIZE, tid)
-        try:
-            ptrace(PTRACE_INTERRUPT, tid)
-            os.waitpid(tid, 0x40000000)         # __WALL
-            time.sleep(0.7)                     # one look may still see that it has moved before
-            manager.take()
-            time.sleep(3)
-            pings = [m for m in manager.take() if "WATCHDOG=1" in m]
-            said = d.tail()
-        finally:
-            ptrace(PTRACE_DETACH, tid)
-        assert not pings, "the watchdog is fed while the engine's thread hangs"
-        assert "compute thread" in said and "hangs" in said, said
-        manager.wait("WATCHDOG=1", 3)
-        client.stdout.read()
-        assert client.wait(60 * harness.SLOW) == OK
-        d.alive()
+        hold(d, manager, "engine", lambda: client, "compute thread 0")
+        for name, said in ("engine", "compute thread 0"), ("prep", "thread prep"):
+            hold(d, manager, name, lambda: d.popen("run", "m", "Once", "--max-tokens", "2"), said)
 
 
 def test_watchdog_is_fed_by_long_work():
