@@ -54,9 +54,6 @@ void ctl_on_event(void *user, const struct qllm_event *ev)
 	out_progress_end(r->c);
 	r->done = true;
 	r->code = ev->code;
-	r->error_class = ev->error_class;
-	/* the library's own memory of it goes when the connection ends in the same breath */
-	snprintf(r->error, sizeof(r->error), "%s", ev->error ? ev->error : "");
 	if (ev->data) {
 		r->data = mem_strndup(ev->data, ev->n_data);
 		r->n_data = ev->n_data;
@@ -76,8 +73,6 @@ int ctl_finish(struct ctl *c, int64_t id, struct ctl_reply *r)
 		return code;
 	if (r->code == -ENOMEM && !r->data && r->n_data)
 		return ctl_fail(c, EXIT_FAILED, "no memory for the daemon's answer");
-	if (r->code < 0 && r->error[0])
-		return ctl_fail(c, r->error_class, "%s", r->error);
 	return r->code < 0 ? ctl_fail_q(c) : EXIT_OK;
 }
 

@@ -120,8 +120,7 @@ int ctl_fail_q(struct ctl *c);          /* tell qllm_error_text; returns its cla
 struct ctl_reply {                      /* user data of ctl_on_event; zeroed but for c */
 	struct ctl *c;
 	bool done;
-	int code, error_class;
-	char error[ERR_TEXT_MAX];       /* of a request that failed */
+	int code;
 	char *data;                     /* NUL-terminated copy of event->data, or NULL */
 	size_t n_data;
 };

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -279,6 +280,29 @@ def test_daemon_killed():
         assert "900.json" in d.tail() and not os.path.exists(os.path.join(jobs, ".7.json")), d.tail()
         assert start(d) == 901, "a number was given twice"
         stopped(d)
+
+
+def test_crash_loop():
+    """A job whose number was told is never lost, wherever the daemon is killed, and no half-written file stays."""
+    rounds = {"quick": 3, "full": 10, "long": 200}[MODE]
+    rng = random.Random(7)
+    told = set()
+    with daemon(more="kept_per_uid = 10000\n[limits]\njobs_per_uid = 1000\nmax_jobs = 4000\n") as d:
+        for _ in range(rounds):
+            clients = [d.popen("verify", "tiny", "--no-block") for _ in range(3)]
+            time.sleep(rng.random() * 0.05)
+            d.process.kill()
+            d.process.wait()
+            for c in clients:
+                out, _ = c.communicate(timeout=30 * SLOW)
+                told |= {int(out)} if c.returncode == OK else set()
+            d.start()
+        for job in sorted(told):
+            assert d.json("job", "wait", job)["state"] == "done", job
+        assert len(told) > 0, "no job was ever begun"
+        left = [f for f in os.listdir(os.path.join(d.state, "jobs")) if f.startswith(".")]
+        assert not left, left
+        return f"{len(told)} jobs over {rounds} ends"
 
 
 def test_daemon_stopped():
