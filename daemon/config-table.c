@@ -49,7 +49,7 @@ const struct config_key config_table[] = {
 	  true,
 	  "KV pages of one user's requests; what does not fit waits. 0: only the share that "
 	  "other users leave." },
-	{ "limits", "intake_per_uid", CONFIG_U64, AT(intake_per_uid), "4", 1, 64, true,
+	{ "limits", "intake_per_uid", CONFIG_U64, AT(intake_per_uid), "4", 2, 64, true,
 	  "Threads that may read or close one user's files at once: each may hang for ever." },
 	{ "limits", "jobs_per_uid", CONFIG_U64, AT(jobs_per_uid), "16", 1, 1024, true,
 	  "Jobs of one user that are queued, running or paused." },
@@ -66,7 +66,7 @@ const struct config_key config_table[] = {
 	  1ull << 44, true, "Bytes of all open requests." },
 	{ "limits", "max_tokens", CONFIG_U64, AT(max_tokens), "8388608", 1, 1ull << 44, true,
 	  "Prompt tokens of all requests that wait or run." },
-	{ "limits", "max_intake", CONFIG_U64, AT(max_intake), "16", 2, 64,
+	{ "limits", "max_intake", CONFIG_U64, AT(max_intake), "16", 4, 64,
 	  .help = "Threads that read and close clients' files." },
 	{ "limits", "max_jobs", CONFIG_U64, AT(max_jobs), "64", 1, 4096, true,
 	  "Jobs of all users that are queued, running or paused." },

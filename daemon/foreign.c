@@ -2,6 +2,7 @@
  * its thread from when it gets one; both go when the thread has come back. */
 #include "daemon/foreign.h"
 #include "base/mem.h"
+#include <fcntl.h>
 #include <unistd.h>
 
 struct closing {
@@ -43,7 +44,8 @@ static void start(struct user *user)
 	while (!list_empty(&user->closings)) {
 		struct closing *c = container_of(user->closings.next, struct closing, link);
 
-		if (the_daemon && !charge_fits(user, CHARGE_INTAKE, 1))
+		/* one is left to the uid's next import */
+		if (the_daemon && !charge_fits(user, CHARGE_INTAKE, 2))
 			return;
 		list_remove(&c->link);
 		charge_force(&c->intake, user, CHARGE_INTAKE, 1);
@@ -71,7 +73,9 @@ static void on_closed(struct post *p)
 
 void daemon_close_foreign(int fd)
 {
-	struct closing *c = the_daemon && owner ? mem_alloc(sizeof(*c)) : NULL;
+	/* Memory has seals and closes at once; asking does not reach the file system. */
+	bool memory = fcntl(fd, F_GET_SEALS) >= 0;
+	struct closing *c = the_daemon && owner && !memory ? mem_alloc(sizeof(*c)) : NULL;
 
 	if (!c) {
 		close(fd);
