@@ -1,7 +1,7 @@
 # tests/fuzz: one program a parser. With --enable-fuzzers libFuzzer drives them (tests/fuzz/run); otherwise, and in
 # `make check`, each replays its corpus, tests/fuzz/corpus/<name>. Libraries: highest layer first.
-FUZZ_TARGETS = tests/fuzz/config tests/fuzz/frame tests/fuzz/gguf tests/fuzz/jinja tests/fuzz/ring tests/fuzz/tokbuild \
-	tests/fuzz/tokenize
+FUZZ_TARGETS = tests/fuzz/config tests/fuzz/frame tests/fuzz/gguf tests/fuzz/jinja tests/fuzz/jobfile \
+	tests/fuzz/ring tests/fuzz/tokbuild tests/fuzz/tokenize
 check_PROGRAMS += $(FUZZ_TARGETS)
 if ENABLE_FUZZERS
 FUZZ_MAIN =
@@ -33,6 +33,11 @@ tests_fuzz_jinja_SOURCES = tests/fuzz/jinja.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
 tests_fuzz_jinja_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_fuzz_jinja_LDFLAGS = $(FUZZ_LINK)
 tests_fuzz_jinja_LDADD = libtext.la libformat.la libkernels.la libbase.la $(JANSSON_LIBS)
+
+tests_fuzz_jobfile_SOURCES = tests/fuzz/jobfile.c tests/fuzz/fuzz.h $(FUZZ_MAIN) daemon/jobfile.c
+tests_fuzz_jobfile_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_fuzz_jobfile_LDFLAGS = $(FUZZ_LINK)
+tests_fuzz_jobfile_LDADD = libbase.la $(JANSSON_LIBS)
 
 tests_fuzz_ring_SOURCES = tests/fuzz/ring.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
 tests_fuzz_ring_CPPFLAGS = $(AM_CPPFLAGS) $(PROTOBUFC_CFLAGS)
