@@ -7,8 +7,9 @@
 #include "daemon/models.h"
 #include <errno.h>
 #include <malloc.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
-#include "base/log.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -215,13 +216,19 @@ void models_acquire(struct entry *e)
 	e->users++;
 }
 
-static void say_fault(const struct entry *e, enum log_level level, const char *text)
+void models_say(const struct entry *e, enum log_level level, const char *id, const char *format,
+                ...)
 {
 	struct journal_fields j = { .n = 0 };
+	char text[ERR_TEXT_MAX + 16];
+	va_list ap;
 
+	va_start(ap, format);
+	vsnprintf(text, sizeof(text), format, ap);
+	va_end(ap);
 	journal_add(&j, "QLLM_MODEL", "%s", e->meta.name);
 	journal_add(&j, "QLLM_UID", "%u", (unsigned)e->meta.uid);
-	log_fields(level, ID_MODEL_FAULT, j.f, j.n, "model %s: %s", e->meta.name, text);
+	log_fields(level, id, j.f, j.n, "model %s%s", e->meta.name, text);
 }
 
 void models_release(struct entry *e)
@@ -231,7 +238,7 @@ void models_release(struct entry *e)
 	if (e->users > 0 || !models_look(e))
 		return;
 	metrics_fault(e->models->d, e, false, e->fault ? e->fault : "its file is gone");
-	say_fault(e, LOG_L_ERR, e->fault ? e->fault : "its file is gone");
+	models_say(e, LOG_L_ERR, ID_MODEL_FAULT, ": %s", e->fault ? e->fault : "its file is gone");
 	models_unload(e, NULL);         /* the next load says what is wrong now */
 }
 
@@ -303,13 +310,13 @@ static void load_done(struct post *p)
 		mem_free(e->fault);
 		e->fault = NULL;
 		metrics_loaded(d, e);
-		log_msg(LOG_L_INFO, "model %s loaded in %.2f s", e->meta.name, e->load_s);
+		models_say(e, LOG_L_INFO, NULL, " loaded in %.2f s", e->load_s);
 	} else {
 		e->state = ENTRY_IDLE;
 		mem_free(e->fault);
 		e->fault = mem_strdup(load->err.text);
 		metrics_fault(d, e, true, load->err.text);
-		say_fault(e, LOG_L_NOTICE, load->err.text);
+		models_say(e, LOG_L_NOTICE, ID_MODEL_FAULT, ": %s", load->err.text);
 	}
 	wake_waiters(e, load->result, &load->err);
 	models_release(e);
@@ -410,7 +417,7 @@ int models_unload(struct entry *e, struct err *err)
 	e->state = ENTRY_IDLE;
 	e->pinned = false;
 	metrics_unloaded(e->models->d, e);
-	log_msg(LOG_L_INFO, "model %s unloaded", e->meta.name);
+	models_say(e, LOG_L_INFO, NULL, " unloaded");
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
+#include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/store.h"
 
@@ -28,6 +29,9 @@ struct entry {
 	struct models *models;
 };
 int models_new(struct models **ret, struct daemon *d, struct err *err);
+/* To the log, with the model and its owner as fields: "model NAME" and the text. id may be NULL. */
+void models_say(const struct entry *e, enum log_level level, const char *id, const char *format,
+                ...) __attribute__((format(printf, 4, 5)));
 struct models *models_free(struct models *m);   /* no calls left */
 struct store *models_store(struct models *m);
 struct list *models_list(struct models *m);     /* struct entry.link */

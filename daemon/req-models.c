@@ -127,8 +127,8 @@ static void import_done(struct call *c)
 	memset(&im->meta, 0, sizeof(im->meta));
 	e->state = ENTRY_IDLE;
 	im->done = true;
-	log_msg(LOG_L_INFO, "model %s imported for uid %u%s%s", e->meta.name, (unsigned)e->meta.uid,
-	        e->meta.shared ? ", shared" : "", e->meta.in_place ? ", in place" : "");
+	models_say(e, LOG_L_INFO, NULL, " imported for uid %u%s%s", (unsigned)e->meta.uid,
+	           e->meta.shared ? ", shared" : "", e->meta.in_place ? ", in place" : "");
 	fill_info(&info, e);
 	reply.n_models = 1;
 	reply.models = infos;
@@ -221,7 +221,7 @@ void req_remove(struct call *c)
 		call_fail(c, r, &err);
 		return;
 	}
-	log_msg(LOG_L_INFO, "model %s removed by uid %u", e->meta.name, (unsigned)c->user->uid);
+	models_say(e, LOG_L_INFO, NULL, " removed by uid %u", (unsigned)c->user->uid);
 	models_drop(e);
 	call_ok(c, NULL);
 }
