@@ -17,6 +17,8 @@ from harness import BUILD, SLOW, Result, Skip
 
 CGROUPS = "/sys/fs/cgroup"
 PREFIX = "/usr"
+# alice and carol are in the group, bob is not
+USERS = ("alice", "carol", "bob")
 
 
 def children(pid):
@@ -62,8 +64,8 @@ def possible():
 
 
 class Machine:
-    def __init__(self):
-        self.name = f"qllm-{os.getpid()}"
+    def __init__(self, name="units"):
+        self.name = f"qllm-{name}-{os.getpid()}"
         self.dir = tempfile.mkdtemp(prefix="qllm-nspawn-", dir="/var/tmp")
         self.root = os.path.join(self.dir, "root")
         self.log = os.path.join(self.dir, "console")
@@ -84,9 +86,8 @@ class Machine:
         return self.host("chroot", self.root, *argv)
 
     def make(self):
-        """Files: the image, what `make install` gives, and users: alice and carol in the group, bob outside of it."""
-        source = image.directory()
-        self.host("cp", "-a", "--reflink=auto", source, self.root)
+        """Files: the image, with what `make install` gives."""
+        self.files()
         with open(os.path.join(BUILD, "Makefile")) as f:
             if f"\nprefix = {PREFIX}\n" not in f.read():
                 raise AssertionError(f"{BUILD} is not configured with --prefix={PREFIX} --sysconfdir=/etc")
@@ -96,15 +97,21 @@ class Machine:
         # what a package does when it is installed
         self.chroot("systemd-sysusers")
         self.chroot("journalctl", "--update-catalog")
-        for user, groups in (("alice", "qllm"), ("carol", "qllm"), ("bob", "")):
-            self.chroot("useradd", "--create-home", "--groups", groups, user)
+        self.chroot("systemctl", "preset", "qllmd.service", "qllmd.socket", "qllm-worker.socket")
+        for user in ("alice", "carol"):
+            self.chroot("usermod", "--append", "--groups", "qllm", user)
+
+    def files(self):
+        """The image, users who have a model each, and groups of the host for the processes."""
+        self.host("cp", "-a", "--reflink=auto", image.directory(), self.root)
+        for user in USERS:
+            self.chroot("useradd", "--create-home", user)
             home = os.path.join(self.root, "home", user)
             model = os.path.join(home, "m.gguf")
             shutil.copyfile(harness.model_file("smollm2"), model)
             self.chroot("chown", f"{user}:{user}", f"/home/{user}/m.gguf")
             os.chmod(model, 0o600)
             os.chmod(home, 0o700)
-        self.chroot("systemctl", "preset", "qllmd.service", "qllmd.socket", "qllm-worker.socket")
         # names of its own: what others on the host boot is not touched
         for at in ("systemd", "unified", ""):
             if os.path.exists(os.path.join(CGROUPS, at, "cgroup.procs")):
