@@ -24,6 +24,8 @@
 #include "daemon/journal.h"
 
 enum { READS_MAX = 16, UNREAD_MAX = 1024, ADMIN_RESERVE = 8 };
+/* Closed clients that are logged one by one, and in what time. */
+enum { CLOSED_SAID_MAX = 32, CLOSED_EVERY_US = 10000000 };
 enum { OUT_FRAMES_MAX = 512, OUT_BYTES_MAX = 4 << 20 };
 
 struct out {
@@ -286,6 +288,26 @@ static void drop_unread(int fd)
 		;
 }
 
+/* Whoever breaks rules in a loop must not push other messages out of the journal. */
+static bool may_say_closed(struct daemon *d)
+{
+	uint64_t now = daemon_now_us();
+
+	if (now - d->closed_since_us > CLOSED_EVERY_US) {
+		if (d->n_closed_unsaid > 0)
+			log_msg(LOG_L_NOTICE, "%u more clients were closed before",
+			        d->n_closed_unsaid);
+		d->closed_since_us = now;
+		d->n_closed_said = d->n_closed_unsaid = 0;
+	}
+	if (d->n_closed_said == CLOSED_SAID_MAX) {
+		d->n_closed_unsaid++;
+		return false;
+	}
+	d->n_closed_said++;
+	return true;
+}
+
 void conn_close(struct conn *conn, const char *why)
 {
 	struct journal_fields j = { .n = 0 };
@@ -293,7 +315,8 @@ void conn_close(struct conn *conn, const char *why)
 	char shown[80];
 
 	client_fields(&j, conn);
-	log_fields(why ? LOG_L_NOTICE : LOG_L_DEBUG, why ? ID_CLIENT_CLOSED : NULL, j.f, j.n,
+	log_fields(why && may_say_closed(d) ? LOG_L_NOTICE : LOG_L_DEBUG,
+	           why ? ID_CLIENT_CLOSED : NULL, j.f, j.n,
 	           "client %llu (uid %u, %s) %s%s", (unsigned long long)conn->number,
 	           (unsigned)conn->peer.uid,
 	           str_escape(shown, sizeof(shown), conn->name, strlen(conn->name)),

@@ -35,6 +35,9 @@ struct daemon {
 	struct list conns;              /* struct conn.link */
 	unsigned n_conns, n_calls;
 	unsigned n_reserved;            /* of n_conns: administrators beyond the limits */
+	/* clients closed since then: logged one by one, and only counted */
+	uint64_t closed_since_us;
+	unsigned n_closed_said, n_closed_unsaid;
 	bool draining, stopping;
 	uint64_t started_us;            /* CLOCK_MONOTONIC */
 	sd_event_source *tick;          /* housekeeping; off while there is nothing to watch */

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import time
 
 import harness
@@ -95,3 +96,24 @@ def test_watchdog_is_fed_by_long_work():
         pings = sum("WATCHDOG=1" in m for m in manager.take())
         assert pings >= took / 0.5 * 0.6 - 2, f"{pings} pings in {took:.1f} s, one is due every 0.5 s"
         return f"{took:.1f} s"
+
+
+def test_log_is_not_flooded():
+    """A client that breaks the rules again and again cannot push other messages out of the journal."""
+    with Daemon() as d:
+        start = time.monotonic()
+        for _ in range(200):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+                s.settimeout(10 * harness.SLOW)
+                s.connect(d.socket)
+                s.send(b"\xff" * 40)
+                try:
+                    while s.recv(65536):
+                        pass
+                except ConnectionResetError:
+                    pass
+        with open(d.log) as f:
+            said = f.read().count(" closed: ")
+        most = 32 * (1 + int(time.monotonic() - start) // 10)
+        assert 1 <= said <= most, f"200 clients were closed, {said} of them are in the log"
+        d.alive()
