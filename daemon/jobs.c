@@ -508,10 +508,14 @@ int jobs_add_verify(struct jobs *js, struct job **ret, const struct call *c, con
 
 void job_wait(struct job *j, struct call *c)
 {
-	if (job_state_is_final(j->rec.state) || j->rec.state == JOB_PAUSED)
+	if (job_state_is_final(j->rec.state) || j->rec.state == JOB_PAUSED) {
 		job_reply(j, c);
-	else
-		list_append(&j->waiters, &c->waiting);
+		return;
+	}
+	list_append(&j->waiters, &c->waiting);
+	if (j->rec.state == JOB_QUEUED)
+		call_progress(c, j->rec.error[0] ? "waiting for a worker" : "queued", 0, 0,
+		              "bytes");
 }
 
 /* Runs when the call ends, whatever the reason. */

@@ -25,6 +25,11 @@ struct lane {
 	uint32_t n_requests;            /* admitted and waiting */
 	bool read_turn, forget, poisoned;
 	struct pace pace;
+	/* time that prompts may take beside other uids' decode rows; below 0: has to be earned */
+	double prompt_credit_s;
+	/* what a step of the rows of the uid with the fewest takes, as of the last step; 0 = no
+	 * decode rows */
+	double solo_s;
 	uint64_t fixed, page_bytes;     /* set once */
 	/* Read by any thread under engine.lock. */
 	_Atomic uint64_t pages, requests;

@@ -17,7 +17,7 @@ enum {
 	QUANTUM = 32,                   /* prompt tokens of one share */
 	/* prompt tokens a step however slow the machine is, and while that is not known */
 	CHUNK_LEAST = 8,
-	CHUNK_LEAST_SHARED = 4,         /* the same beside another uid's decode rows */
+	CHUNK_LEAST_SHARED = 2,         /* the same beside another uid's decode rows */
 };
 /* steps between two tokens of others take about this long */
 static const double STEP_TARGET_S = 0.1;
@@ -85,18 +85,45 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 	return n;
 }
 
+/* Do rows of o wait for a step of l that are of another uid? */
+static bool lane_waits(const struct lane *o, const struct lane *l)
+{
+	list_for(&o->seqs, it) {
+		const struct request_state *s = link_seq(it);
+
+		if (s->sched.parked || !seq_is_decode(s))
+			continue;
+		list_for(&l->seqs, jt)
+			if (!link_seq(jt)->sched.parked && link_seq(jt)->r->uid != s->r->uid)
+				return true;
+	}
+	return false;
+}
+
 /* Where several uids have rows, the step is to take as long as all of them would take one after the
  * other had each only as many as the one with the fewest: that one then gets its share of the time,
- * and the others what is left of it, in turns. */
-static uint32_t fair_rows(const struct lane *l, struct step *st)
+ * and the others what is left of it, in turns. Another model's rows of another uid wait for this
+ * step as well: then it is to take no longer than theirs. */
+static uint32_t fair_rows(const struct engine *e, struct lane *l, struct step *st)
 {
 	const struct sched_step *sh = &st->sharing;
+	bool shared = sh->uids > 1;
 
-	if (sh->uids < 2 || sh->users == 0)
+	l->solo_s = sh->users > 0 ? pace_rows_s(&l->pace, sh->least) : 0;
+	st->fair_s = l->solo_s;
+	list_for(&e->lanes, it) {
+		const struct lane *o = container_of(it, struct lane, link);
+
+		if (o == l || o->solo_s <= 0 || !lane_waits(o, l))
+			continue;
+		shared = true;
+		st->fair_s = st->fair_s > 0 ? MIN(st->fair_s, o->solo_s) : o->solo_s;
+	}
+	if (!shared)
+		st->fair_s = 0;
+	if (st->fair_s <= 0 || (sh->users < 2 && st->fair_s >= l->solo_s))
 		return UINT32_MAX;
-	st->fair_s = pace_rows_s(&l->pace, sh->least);
-	return sh->users < 2 ? UINT32_MAX
-	                     : MAX(pace_rows_in(&l->pace, sh->users * st->fair_s), sh->users);
+	return MAX(pace_rows_in(&l->pace, sh->users * st->fair_s), sh->users);
 }
 
 /* Mark `take` of the ready ones: for each uid and client as many as for others. */
@@ -125,7 +152,7 @@ static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), n = 0;
 
 	sched_step_of(&e->sched, &st->sharing);
-	mark_rows(e, l, MIN(take, fair_rows(l, st)));
+	mark_rows(e, l, MIN(take, fair_rows(e, l, st)));
 	list_for(&l->seqs, it)
 		if (link_seq(it)->chosen)
 			e->rows[n++] = link_seq(it);
@@ -200,17 +227,23 @@ static uint32_t busy_lanes(const struct engine *e)
 	return MAX(n, 1u);
 }
 
-/* Work that prompts may add to this step. Beside another uid's decode rows they get a share of its
- * time, where theirs is the smaller one, too. */
-static double prompt_budget(const struct engine *e, const struct lane *l, const struct step *st)
+/* Work that prompts may add to this step; negative: none. Beside another uid's decode rows they get
+ * a share of the time, where theirs is the smaller one, too: each step earns them one, a step with
+ * prompt rows spends what it took longer. So few rows, whose step takes long nevertheless, come in
+ * some steps only. */
+static double prompt_budget(const struct engine *e, struct lane *l, const struct step *st)
 {
-	double target = STEP_TARGET_S / busy_lanes(e), fair;
+	double target = STEP_TARGET_S / busy_lanes(e), share;
 
 	if (!others_decode(e))
 		return HUGE_VAL;
 	if (st->fair_s > 0) {
-		fair = pace_rows_s(&l->pace, st->n_decode) + st->sharing.prompt_users * st->fair_s;
-		target = MIN(target, fair);
+		share = st->sharing.prompt_users * st->fair_s;
+		l->prompt_credit_s = MIN(l->prompt_credit_s + share, share);
+		/* a step of nothing would be the last */
+		if (l->prompt_credit_s < 0 && st->n_decode > 0)
+			return -1;
+		target = MIN(target, pace_rows_s(&l->pace, st->n_decode) + share);
 	}
 	return pace_budget(&l->pace, target);
 }
@@ -228,7 +261,9 @@ static uint32_t portion(const struct engine *e, const struct lane *l, const stru
                         const struct request_state *s, double budget)
 {
 	uint32_t most = MIN(e->c.chunk - st->n_prompt, (uint32_t)QUANTUM);
-	uint32_t floor = st->fair_s > 0 ? CHUNK_LEAST_SHARED : CHUNK_LEAST;
+	uint32_t floor = budget < 0       ? 0
+	                 : st->fair_s > 0 ? (uint32_t)CHUNK_LEAST_SHARED
+	                                  : (uint32_t)CHUNK_LEAST;
 	uint32_t least = st->n_prompt < floor ? floor - st->n_prompt : 0;
 	double fit = (budget - st->work) / next_work(l, s);
 
@@ -408,6 +443,8 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 /* Few prompt rows beside much else say nothing about what one takes. */
 static void measure(struct lane *l, const struct step *st, double seconds)
 {
+	if (st->fair_s > 0 && st->n_prompt > 0)
+		l->prompt_credit_s -= MAX(seconds - pace_rows_s(&l->pace, st->n_decode), 0.0);
 	if (st->n_prompt == 0)
 		pace_learn_rows(&l->pace, st->n_decode, seconds);
 	if (st->n_prompt == 0 || st->n_prompt >= MIN((uint32_t)CHUNK_LEAST, 2 * st->n_decode))

@@ -14,8 +14,8 @@ from harness import MODE, OK, SLOW, Daemon, Skip, environment, expect, model_fil
 PROMPTS = ("What is the capital of France?", "Name three colours.", "Write a haiku about rain.", "What is 2 + 2?",
            "Explain what a compiler does.", "Say hello in German.", "List the planets.", "Who wrote Hamlet?")
 N = 8
-# Good and bad are different users, as limits are per user; two of the bad, so that each has its limits.
-GOOD_UID, BAD_UIDS = 61001, (61002, 61003)
+# Limits and shares are per user: eight people with one good client each, beside two users with four hostile ones each.
+GOOD_UIDS, BAD_UIDS = range(61101, 61101 + N), (61002, 61003)
 CASES = 30                              # P1 to P18, R1 to R12
 
 
@@ -64,7 +64,7 @@ class Good:
             began, own = all_seconds(), sum(map(cpu_seconds, (d.process.pid, *others)))
             clock = time.monotonic()
             clients = [start("good", "--socket", d.socket, "--model", "m", "--prompt", p, "-n", 64, "--seconds", seconds,
-                             "--gaps", f"{t}/{i}", *as_user(GOOD_UID)) for i, p in enumerate(PROMPTS)]
+                             "--gaps", f"{t}/{i}", *as_user(GOOD_UIDS[i])) for i, p in enumerate(PROMPTS)]
             self.peak, used = 0, {}
             while any(p.poll() is None for p in clients):
                 self.peak = max(self.peak, resources(d.process.pid)[0])

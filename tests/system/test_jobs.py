@@ -17,8 +17,8 @@ import tempfile
 import time
 
 from gguf_file import tiny
-from harness import (BUSY, FAILED, OK, SLOW, STATE, UNKNOWN, USAGE, Daemon, Skip, environment, expect, model_file, program,
-                     same_keys)
+from harness import (BUSY, FAILED, MODE, OK, SLOW, STATE, TIMEOUT, UNKNOWN, USAGE, Daemon, Skip, environment, expect,
+                     model_file, program, same_keys)
 
 WORKER = program("qllm-worker")
 SOUND = "extents, vocabulary and all numbers are sound"
@@ -343,6 +343,25 @@ def test_owners():
         assert [r["id"] for r in d.json("job", "ls")] == [mine, theirs]
 
 
+def test_turns():
+    """Who has queued many does not hold up who has queued one."""
+    if os.getuid() != 0:
+        raise Skip("needs root")
+    with daemon(script(HELD)) as d:
+        expect(d.ctl("import", d.model, "--name", "all", "--shared"), OK)
+        d.invite()
+        greedy = [json.loads(d.ctl_as(4001, "verify", "all", "--no-block", "--json").out)["job"] for _ in range(3)]
+        polite = json.loads(d.ctl_as(4002, "verify", "all", "--no-block", "--json").out)["job"]
+        order = []
+        for _ in range(4):
+            pid = stopped(d)
+            running, = (j["id"] for j in d.json("job", "ls") if j["state"] == "running")
+            order.append(running)
+            os.kill(pid, signal.SIGCONT)
+            expect(d.ctl("job", "wait", running), OK)
+        assert order == [greedy[0], polite, greedy[1], greedy[2]], (order, greedy, polite)
+
+
 def test_limits():
     with daemon(script(HELD), "kept_per_uid = 3\n[limits]\njobs_per_uid = 3\n") as d:
         jobs = [start(d) for _ in range(3)]
@@ -407,8 +426,11 @@ def test_no_worker_program():
         job = start(d)
         row = d.json("job", "show", job)
         assert row["state"] == "queued" and "/nonexistent/worker" in row["error"], row
-        expect(d.ctl("verify", "tiny", "--timeout", "1"), 124)
+        r = d.ctl("verify", "tiny", "--timeout", "1", "--progress=plain")
+        assert r.code == TIMEOUT and b"queued" in r.err, r          # behind the first
         expect(d.ctl("job", "cancel", job), OK)
+        r = d.ctl("verify", "tiny", "--timeout", "1", "--progress=plain")
+        assert r.code == TIMEOUT and b"waiting for a worker" in r.err, r
 
 
 # --- the worker by itself ---------------------------------------------------------------------------------------------
@@ -521,6 +543,16 @@ def test_hang_up_stops_the_worker():
     _, err = p.communicate(timeout=20 * SLOW)
     assert p.returncode == FAILED and err.count(b"\n") == 1, (p.returncode, err)
     assert time.monotonic() - begun < 5 * SLOW
+
+
+def test_start_timeout():
+    if MODE != "long":
+        raise Skip("30 s: --long")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        begun = time.monotonic()
+        r = subprocess.run([WORKER, "serve"], stdin=theirs, stderr=subprocess.PIPE, env=environment(), timeout=60 * SLOW)
+        assert r.returncode == FAILED and b"no job came" in r.stderr and 29 < time.monotonic() - begun, r
 
 
 def test_worker_steps_back():
