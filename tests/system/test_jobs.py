@@ -288,8 +288,10 @@ def test_crash_loop():
     rng = random.Random(7)
     told = set()
     with daemon(more="kept_per_uid = 10000\n[limits]\njobs_per_uid = 1000\nmax_jobs = 4000\n") as d:
-        for _ in range(rounds):
+        for i in range(rounds):
             clients = [d.popen("verify", "tiny", "--no-block") for _ in range(3)]
+            if i % 2:
+                clients[0].wait(30 * SLOW)      # so that some have been told, however slow the machine is
             time.sleep(rng.random() * 0.05)
             d.process.kill()
             d.process.wait()
