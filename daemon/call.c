@@ -93,6 +93,7 @@ static void call_free(struct call *c)
 	pthread_mutex_destroy(&c->lock);
 	for (unsigned i = 0; i < c->n_charges; i++)
 		charge_deinit(&c->charges[i]);
+	foreign_resume();
 	user_put(c->user);
 	mem_free(c);
 	d->n_calls--;

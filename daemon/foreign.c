@@ -67,8 +67,18 @@ static void on_closed(struct post *p)
 	charge_deinit(&c->intake);
 	charge_deinit(&c->fds);
 	mem_free(c);
-	start(user);
+	if (the_daemon)
+		foreign_resume();
+	else
+		start(user);
 	user_put(user);
+}
+
+void foreign_resume(void)
+{
+	if (the_daemon)
+		list_for(&the_daemon->users.list, it)
+			start(container_of(it, struct user, link));
 }
 
 void daemon_close_foreign(int fd)

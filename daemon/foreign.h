@@ -9,3 +9,5 @@ void foreign_init(struct daemon *d);
 /* Whose descriptors daemon_close_foreign gets from here on (borrowed; NULL = nobody's). Returns who
  * it was before. */
 struct user *foreign_owner(struct user *user);
+/* An intake thread has become free otherwise, or a limit has changed: closings may go on. */
+void foreign_resume(void);

@@ -9,6 +9,7 @@
 #include "base/num.h"
 #include "daemon/conn.h"
 #include "daemon/dispatch.h"
+#include "daemon/foreign.h"
 
 struct uses {
 	struct sched_use *rows;
@@ -237,6 +238,7 @@ void req_limit(struct call *c)
 			log_msg(LOG_L_NOTICE, "uid %u sets limit %s of uid %u until restart",
 			        (unsigned)c->user->uid, q->settings[i], (unsigned)q->uid);
 	user_put(user);
+	foreign_resume();
 	if (r < 0)
 		call_fail(c, r, &err);
 	else

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
-from harness import BUSY, MODE, OK, REFUSED, SLOW, UNKNOWN, USAGE, Daemon, Skip, expect, model_file
+from harness import BUSY, MODE, OK, REFUSED, SLOW, SRC, UNKNOWN, USAGE, Daemon, Skip, expect, model_file
 from test_serving import others_seconds
 
 GREEDY, POLITE, THIRD = 12001, 12002, 12003
@@ -282,6 +283,55 @@ def test_stalled_reader():
         out, err = deaf.communicate(timeout=30 * SLOW)
         assert deaf.returncode == REFUSED and b"limits.stall_seconds" in err, (deaf.returncode, err)
         nothing_left(d, GREEDY)
+
+
+# Imports argv[2] four times, by one connection, and prints the first answer: Frame { id, import { name } } and the file.
+IMPORT = r"""
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+s.send(b"\x08\x01\x1a\x02\x08\x01")
+s.recv(65536)
+fd = os.open(sys.argv[2], os.O_RDONLY)
+for i in range(4):
+    socket.send_fds(s, [b"\x08" + bytes([2 + i]) + b"\xb2\x01\x04\x0a\x02s" + str(i).encode()], [fd])
+print(s.recv(65536)[2:].decode("ascii", "replace").replace("\n", " "), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_hung_source():
+    """Files that never answer hold as many intake threads as their uid may have; others import, and it is all given back."""
+    if not os.path.exists("/dev/fuse"):
+        raise Skip("no /dev/fuse on this host")
+    sys.path.insert(0, os.path.join(SRC, "tests", "nspawn"))
+    from test_worker import SILENT
+    with served("intake_per_uid = 3\n") as d:
+        ready(d)
+        where = os.path.join(d.dir, "silent")
+        server = subprocess.Popen([sys.executable, "-c", SILENT, where], stdout=subprocess.PIPE, text=True)
+        client = None
+        try:
+            if server.stdout.readline() != "mounted\n":
+                raise Skip("no FUSE mount is allowed here")
+            client = subprocess.Popen(["setpriv", f"--reuid={GREEDY}", f"--regid={GREEDY}", "--clear-groups", sys.executable, "-c",
+                                       IMPORT, d.socket, where + "/m.gguf"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      text=True, cwd="/")
+            answer = client.stdout.readline()
+            assert "limits.intake_per_uid" in answer and "holds 3" in answer, answer
+            assert quota(d, GREEDY)["intake_per_uid"] == 3, quota(d, GREEDY)
+            shutil.copy(model_file("smollm2"), d.public)
+            os.chmod(d.public + "/smollm2.gguf", 0o644)
+            expect(d.ctl_as(POLITE, "import", d.public + "/smollm2.gguf", "--name", "mine"), OK)
+            expect(d.ctl_as(POLITE, "run", "mine", "hi", "-n", "2"), OK)
+        finally:
+            # its end breaks the mount: every call that hangs returns
+            server.kill()
+            server.communicate()
+            subprocess.run(["umount", "--lazy", where], stderr=subprocess.DEVNULL)
+            if client:
+                client.communicate()
+        nothing_left(d, GREEDY, POLITE)
 
 
 def test_unread_replies():
