@@ -227,7 +227,8 @@ static uint64_t any_number(unsigned *seed)
 
 static double any_float(unsigned *seed)
 {
-	static const double values[] = { 0, 1, 0.5, 0.95, -1, 1e-9, 1e30, -0.0, NAN, INFINITY, 2 };
+	static const double values[] = { 0,    1,    0.5, 0.95,     -1, 1e-9,
+		                         1e30, -0.0, NAN, INFINITY, 2 };
 
 	return values[next(seed) % ARRAY_SIZE(values)];
 }
@@ -245,7 +246,8 @@ static ProtobufCBinaryData any_bytes(unsigned *seed)
 {
 	static const int32_t ids[] = { 3, 4, 5, 319, 320, -1 };
 	static const char *const texts[] = {
-		"hello there", "", "[{\"role\":\"user\",\"content\":\"hi\"}]", "[]", "[{}]", "\xff\xfe",
+		"hello there", "", "[{\"role\":\"user\",\"content\":\"hi\"}]", "[]", "[{}]",
+		"\xff\xfe",
 		"[{\"role\":1}]", "{", "[1,", "a longer text that has a few more words in it",
 	};
 	unsigned i = next(seed) % (ARRAY_SIZE(texts) + 3);
@@ -264,7 +266,8 @@ static ProtobufCBinaryData any_bytes(unsigned *seed)
 static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed);
 
 /* A value of that field's type at `at`. */
-static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at, unsigned *seed)
+static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at,
+                      unsigned *seed)
 {
 	uint64_t v = any_number(seed);
 	double d = any_float(seed);
@@ -322,7 +325,8 @@ static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed)
 		size_t n = 1 + next(seed) % 4;
 		void *list = arena_alloc(a, n * sizeof(ProtobufCBinaryData));
 
-		if (!list || (f->type != PROTOBUF_C_TYPE_BYTES && f->type != PROTOBUF_C_TYPE_MESSAGE))
+		if (!list ||
+		    (f->type != PROTOBUF_C_TYPE_BYTES && f->type != PROTOBUF_C_TYPE_MESSAGE))
 			return;
 		for (size_t i = 0; i < n; i++)
 			set_value(a, f, (char *)list + i * (f->type == PROTOBUF_C_TYPE_BYTES

@@ -222,10 +222,11 @@ static unsigned next(unsigned *seed)
 static void bend_number(const struct walk *w, uint8_t *p, unsigned *seed)
 {
 	static const uint64_t values[] = {
-		0,          1,          2,          3,           4,          5,  8,  31, 32, 63, 64,
-		127,        128,        255,        256,         320,        321, 512, 65535, 1u << 16,
-		1u << 20,   1u << 31,   UINT32_MAX, 1ull << 32,  1ull << 42, 1ull << 62, 1ull << 63,
-		UINT64_MAX, UINT64_MAX - 31,
+		0,          1,          2,          3,          4,          5,          8,
+		31,         32,         63,         64,         127,        128,        255,
+		256,        320,        321,        512,        65535,      1u << 16,   1u << 20,
+		1u << 31,   UINT32_MAX, 1ull << 32, 1ull << 42, 1ull << 62, 1ull << 63, UINT64_MAX,
+		UINT64_MAX - 31,
 	};
 	const struct spot *s = &w->spot[next(seed) % w->n_spots];
 	uint64_t v = 0;
