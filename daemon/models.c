@@ -15,6 +15,8 @@
 #include "base/str.h"
 #include "daemon/journal.h"
 
+enum { RETRY_US = 1000000 };
+
 struct models {
 	struct daemon *d;
 	struct store *store;
@@ -411,8 +413,10 @@ int models_unload(struct entry *e, struct err *err)
 		               e->meta.name, e->users);
 	if (e->state != ENTRY_LOADED)
 		return err_set(err, -ENODATA, "model %s is not loaded", e->meta.name);
-	if (e->models->d->engine)       /* NULL at the very end */
-		engine_forget(e->models->d->engine, e->model);
+	/* The engine holds a reference of its own until it is told; it is NULL at the very end. */
+	if (e->models->d->engine && engine_forget(e->models->d->engine, e->model) < 0)
+		return err_set(err, -ENOMEM, "no memory to unload model %s: try again",
+		               e->meta.name);
 	e->model = model_unref(e->model);
 	e->state = ENTRY_IDLE;
 	e->pinned = false;
@@ -430,10 +434,10 @@ uint64_t models_tick(struct models *m, uint64_t now_us)
 
 		if (e->state != ENTRY_LOADED || e->users > 0 || e->pinned)
 			continue;
-		if (now_us - e->idle_since_us >= limit)
-			models_unload(e, NULL);
-		else
+		if (now_us - e->idle_since_us < limit)
 			next = MIN(next, e->idle_since_us + limit);
+		else if (models_unload(e, NULL) < 0)
+			next = MIN(next, now_us + RETRY_US);
 	}
 	return next;
 }

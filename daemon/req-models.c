@@ -80,15 +80,20 @@ struct import {
 	struct store_meta meta;
 	struct entry *entry;            /* holds the name meanwhile */
 	int fd;
+	bool stored;                    /* its files are in the store */
 	bool done;
 };
 
 static void import_free(void *data)
 {
 	struct import *im = data;
+	struct err err = { 0 };
 
 	if (im->fd >= 0)
 		daemon_close_foreign(im->fd);
+	/* the client left while the last bytes were written: the name must be free again */
+	if (im->stored && !im->done && store_remove(models_store(im->models), &im->meta, &err) < 0)
+		log_msg(LOG_L_WARN, "what was imported for nobody stays: %s", err.text);
 	if (im->entry && !im->done)
 		models_drop(im->entry);
 	store_meta_deinit(&im->meta);
@@ -108,6 +113,7 @@ static int import_run(struct call *c, struct err *err)
 	struct import *im = c->data;
 	int r = store_import(models_store(im->models), &im->meta, im->fd, on_copied, c, err);
 
+	im->stored = r == 0;
 	close(STEAL_FD(im->fd));        /* here, where it may hang */
 	/* what parsing a large header has left behind in this thread's arena */
 	malloc_trim(0);

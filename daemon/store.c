@@ -156,6 +156,19 @@ static int write_meta(int dir, const struct store_meta *m, struct err *err)
 	return 0;
 }
 
+/* Of a model that had none: on failure it has none. */
+static int write_new_meta(int dir, const struct store_meta *m, struct err *err)
+{
+	char name[FILE_NAME_MAX + 16];
+	int r = write_meta(dir, m, err);
+
+	if (r < 0) {
+		snprintf(name, sizeof(name), "%s.json", m->name);
+		unlinkat(dir, name, 0);
+	}
+	return r;
+}
+
 static const char *text_of(json_t *json, const char *key)
 {
 	const char *s = json_string_value(json_object_get(json, key));
@@ -396,7 +409,7 @@ static int import_in_place(struct store *s, struct store_meta *m, int fd, const 
 	if (again < 0)
 		return again;
 	dir = open_owner(s, m, true, err);
-	return dir < 0 ? dir : write_meta(dir, m, err);
+	return dir < 0 ? dir : write_new_meta(dir, m, err);
 }
 
 static int copy_bytes(int to, int from, uint64_t size, store_progress_fn progress, void *user,
@@ -449,7 +462,13 @@ static int link_target(int dir, int fd, const char *tmp, const char *name)
 	if (tmp ? linkat(dir, tmp, dir, name, 0)
 	        : linkat(AT_FDCWD, proc, dir, name, AT_SYMLINK_FOLLOW))
 		return -errno;
-	return fsync(dir) < 0 ? -errno : 0;
+	if (fsync(dir) < 0) {
+		int r = -errno;
+
+		unlinkat(dir, name, 0);
+		return r;
+	}
+	return 0;
 }
 
 struct summing {
@@ -507,7 +526,7 @@ static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t s
 		unlinkat(dir, tmp, 0);
 	if (r < 0)
 		return r;
-	r = write_meta(dir, m, err);
+	r = write_new_meta(dir, m, err);
 	if (r < 0)
 		unlinkat(dir, name, 0);
 	return r;
