@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "base/fd.h"
 #include "base/num.h"
+#include "daemon/user.h"
 #include "proto/frame.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/lib/inproc.h"
@@ -20,6 +21,8 @@ enum { FRAMES_MAX = 24, WAIT_MS = 30000, TIDY_EVERY = 64, FD_KINDS = 6 };
 
 static int control = -1;
 static uint32_t control_id = 10;
+/* what the input asked for, that lasts beyond its connection */
+static bool kicked, limited;
 
 /* --- the daemon and its state ----------------------------------------------------------------- */
 
@@ -28,10 +31,17 @@ static void remove_files(void)
 	inproc_remove_files();
 }
 
+/* The input may have had the good client disconnected, which it may: then by a new connection. */
 static void ask(Qllm__Frame *frame, struct frame_in *ret)
 {
 	int r = inproc_ask(control, frame, ++control_id, NULL, 0, ret, WAIT_MS);
 
+	if (r < 0 && r != -ETIMEDOUT && kicked) {
+		kicked = false;
+		close(control);
+		control = inproc_join(WAIT_MS);
+		r = inproc_ask(control, frame, ++control_id, NULL, 0, ret, WAIT_MS);
+	}
 	FUZZ_CHECK(r == 0, "%s", r == -ETIMEDOUT ? "the daemon hangs" : "a good client was closed");
 }
 
@@ -41,7 +51,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	inproc_start(false);
 	atexit(remove_files);
-	control = inproc_join();
+	control = inproc_join(WAIT_MS);
 	FUZZ_CHECK(control >= 0, "no connection");
 	FUZZ_CHECK(inproc_import(control, ++control_id, "tiny", WAIT_MS) == 0, "import");
 	return 0;
@@ -62,7 +72,7 @@ static void settle(void)
 		FUZZ_CHECK(f.frame->body_case == QLLM__FRAME__BODY_STATUS_REPLY, "no status");
 		busy = f.frame->status_reply->connections - 1 + f.frame->status_reply->running +
 		       f.frame->status_reply->waiting;
-		frame_in_deinit(&f);
+		inproc_done(&f);
 		if (busy == 0)
 			return;
 		usleep(i < 100 ? 100 : 1000);
@@ -94,11 +104,35 @@ static void tidy(void)
 		frame.body_case = QLLM__FRAME__BODY_REMOVE;
 		frame.remove = &rm;
 		ask(&frame, &done);
-		frame_in_deinit(&done);
+		inproc_done(&done);
 	}
-	frame_in_deinit(&f);
+	inproc_done(&f);
 	if (!tiny)
 		(void)inproc_import(control, ++control_id, "tiny", WAIT_MS);
+}
+
+static void reset_limits(void)
+{
+	static char settings[LIMIT_KINDS][64];
+	static char *list[LIMIT_KINDS];
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Limit limit = QLLM__LIMIT__INIT;
+	struct frame_in f;
+
+	for (unsigned i = 0; i < LIMIT_KINDS; i++) {
+		snprintf(settings[i], sizeof(settings[i]), "%s=default", user_limit_name(i));
+		list[i] = settings[i];
+	}
+	limit.has_uid = true;
+	limit.uid = geteuid();
+	limit.settings = list;
+	limit.n_settings = LIMIT_KINDS;
+	frame.body_case = QLLM__FRAME__BODY_LIMIT;
+	frame.limit = &limit;
+	ask(&frame, &f);
+	FUZZ_CHECK(f.frame->body_case == QLLM__FRAME__BODY_OK, "limits are not reset");
+	inproc_done(&f);
+	limited = false;
 }
 
 /* --- one input -------------------------------------------------------------------------------- */
@@ -138,22 +172,21 @@ static void parse_alone(const uint8_t *p, size_t n)
 		                             MSG_FROM_WORKER };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(dirs); i++) {
-		struct fd_set_in fds = { .n = 0 };
 		struct err err = { 0 };
 		struct frame_in f;
 		uint8_t *again;
 		size_t n_again;
 		int r;
 
-		if (i == 1)
-			fds.fd[fds.n++] = make_fd(1);
-		r = frame_parse(&f, p, n, &fds, dirs[i], &err);
+		r = frame_parse(&f, p, n, NULL, dirs[i], &err);
 		FUZZ_CHECK(r != -EPROTO || err.text[0], "no sentence");
 		if (r < 0)
 			continue;
+		kicked |= f.frame->body_case == QLLM__FRAME__BODY_KICK;
+		limited |= f.frame->body_case == QLLM__FRAME__BODY_LIMIT;
 		if (frame_pack(f.frame, &again, &n_again) == 0)
 			mem_free(again);
-		frame_in_deinit(&f);
+		inproc_done(&f);
 	}
 }
 
@@ -189,7 +222,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 
 	if (n < 4 || n > 1 << 17)
 		return 0;
-	sock = fuzz_u8(&in) & 1 ? inproc_dial() : inproc_join();
+	sock = fuzz_u8(&in) & 1 ? inproc_dial() : inproc_join(WAIT_MS);
 	FUZZ_CHECK(sock >= 0, "the daemon takes no connection");
 	send_script(sock, &in);
 	/* Whatever came, it was read when this is answered, or the connection is closed. */
@@ -198,9 +231,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	r = inproc_ask(sock, &frame, UINT32_MAX - 7, NULL, 0, &f, WAIT_MS);
 	FUZZ_CHECK(r != -ETIMEDOUT, "no answer");
 	if (r == 0)
-		frame_in_deinit(&f);
+		inproc_done(&f);
 	close(sock);
+	if (limited)
+		reset_limits();
 	settle();
+	kicked = false;
 	if (++count % TIDY_EVERY == 0)
 		tidy();
 	return 0;
@@ -237,7 +273,9 @@ static char *any_string(unsigned *seed)
 {
 	static const char *const values[] = { "tiny", "tiny",  "tiny", "",     "f16",
 		                              "hf",   "other", "../x", "/tmp", "llama.cpp",
-		                              "kv8",  "a b",   "\xff", "tiny\n" };
+		                              "kv8",  "a b",   "\xff", "tiny\n",
+		                              "connections_per_uid=1", "tokens_per_uid=7",
+		                              "fds_per_uid=default" };
 
 	return (char *)(uintptr_t)values[next(seed) % ARRAY_SIZE(values)];
 }
@@ -266,8 +304,7 @@ static ProtobufCBinaryData any_bytes(unsigned *seed)
 static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed);
 
 /* A value of that field's type at `at`. */
-static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at,
-                      unsigned *seed)
+static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at, unsigned *seed)
 {
 	uint64_t v = any_number(seed);
 	double d = any_float(seed);
@@ -326,7 +363,8 @@ static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed)
 		void *list = arena_alloc(a, n * sizeof(ProtobufCBinaryData));
 
 		if (!list ||
-		    (f->type != PROTOBUF_C_TYPE_BYTES && f->type != PROTOBUF_C_TYPE_MESSAGE))
+		    (f->type != PROTOBUF_C_TYPE_BYTES && f->type != PROTOBUF_C_TYPE_MESSAGE &&
+		     f->type != PROTOBUF_C_TYPE_STRING))
 			return;
 		for (size_t i = 0; i < n; i++)
 			set_value(a, f, (char *)list + i * (f->type == PROTOBUF_C_TYPE_BYTES

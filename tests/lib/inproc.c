@@ -52,7 +52,8 @@ static void *serve(void *arg)
 
 static void write_model(void)
 {
-	struct ggufgen_tiny tiny = { .n_ctx = 128, .n_embd = 32, .n_layer = 1, .seed = 7 };
+	struct ggufgen_tiny tiny = { .n_ctx = 128, .n_embd = 32, .n_layer = 1, .head_dim = 16,
+		                     .seed = 7 };
 	struct ggufgen *g = ggufgen_tiny(&tiny);
 	int fd = open(inproc_model, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	size_t n;
@@ -119,6 +120,13 @@ int inproc_dial(void)
 	return s;
 }
 
+void inproc_done(struct frame_in *f)
+{
+	for (unsigned i = 0; i < f->fds.n; i++)
+		close(frame_steal_fd(f, i));
+	frame_in_deinit(f);
+}
+
 int inproc_next(int sock, struct frame_in *f, int wait_ms)
 {
 	static uint8_t buf[FRAME_MAX + 1];
@@ -158,35 +166,34 @@ int inproc_ask(int sock, Qllm__Frame *frame, uint32_t id, const int *fds, unsign
 		r = inproc_next(sock, ret, left > 0 ? (int)left : 0);
 		if (r < 0 || (ret->info->final && ret->frame->id == id))
 			return r;
-		frame_in_deinit(ret);
+		inproc_done(ret);
 	}
 	return r;
 }
 
-int inproc_join(void)
+int inproc_join(int wait_ms)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__Hello hello = QLLM__HELLO__INIT;
 	struct frame_in f;
-	int s = inproc_dial();
-	bool welcome;
+	int s = inproc_dial(), r;
 
 	if (s < 0)
-		return -1;
+		return -ECONNREFUSED;
 	hello.has_protocol = hello.has_ring_bytes = true;
 	hello.protocol = PROTO_VERSION;
 	hello.ring_bytes = RING_BYTES_MIN;
 	frame.body_case = QLLM__FRAME__BODY_HELLO;
 	frame.hello = &hello;
-	if (inproc_ask(s, &frame, 1, NULL, 0, &f, START_MS) < 0) {
-		close(s);
-		return -1;
+	r = inproc_ask(s, &frame, 1, NULL, 0, &f, wait_ms);
+	if (r == 0) {
+		if (f.frame->body_case != QLLM__FRAME__BODY_WELCOME)
+			r = -ECONNRESET;
+		inproc_done(&f);
 	}
-	welcome = f.frame->body_case == QLLM__FRAME__BODY_WELCOME;
-	frame_in_deinit(&f);
-	if (!welcome) {
+	if (r < 0) {
 		close(s);
-		return -1;
+		return r;
 	}
 	return s;
 }
@@ -208,6 +215,6 @@ int inproc_import(int sock, uint32_t id, const char *name, int wait_ms)
 	if (r < 0)
 		return r;
 	r = f.frame->body_case == QLLM__FRAME__BODY_LIST_REPLY ? 0 : -EREMOTEIO;
-	frame_in_deinit(&f);
+	inproc_done(&f);
 	return r;
 }

@@ -19,10 +19,13 @@ void inproc_remove_files(void);
 
 /* A connection: -1 when the daemon takes none. */
 int inproc_dial(void);
-/* After Hello; -1 when there was no Welcome. */
-int inproc_join(void);
+/* A connection after Welcome; -ETIMEDOUT, or negative when the daemon hung up. */
+int inproc_join(int wait_ms);
 /* Next frame within wait_ms: 0; -ETIMEDOUT; negative when the connection is gone. */
 int inproc_next(int sock, struct frame_in *f, int wait_ms);
+/* End of a frame received: frame_in_deinit would close its descriptors the daemon's way, which is
+ * for the daemon's thread alone. */
+void inproc_done(struct frame_in *f);
 /* Send a request under `id`, with descriptors that stay the caller's, and wait for its final
  * reply. */
 int inproc_ask(int sock, Qllm__Frame *frame, uint32_t id, const int *fds, unsigned n_fds,
