@@ -61,6 +61,9 @@ def possible():
         raise Skip(f"programs built here do not run in Debian's {image.SUITE}")
     if not os.access(CGROUPS, os.W_OK):
         raise Skip(f"{CGROUPS} is not writable")
+    if subprocess.run(["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "true"],
+                      stderr=subprocess.DEVNULL).returncode != 0:
+        raise Skip("no namespaces can be made here")
 
 
 class Machine:

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from harness import OK, SLOW, Skip, expect
+from harness import FAILED, OK, SLOW, Skip, expect
 from machine import CGROUPS, wait
 
 V1_MEMORY = os.path.join(CGROUPS, "memory")
@@ -68,7 +68,7 @@ def test_worker(m):
     m.complete("carol")
     pid = m.main_pid()
     r = expect(m.ctl("alice", "--json", "verify", model, "--no-block"), OK)
-    job = str(r.json["job"])
+    number = str(r.json["job"])
     worker, group = catch(m)
     try:
         unit = os.path.basename(group)
@@ -92,15 +92,50 @@ def test_worker(m):
     wait("the worker's end", 20, lambda: comm(worker) != "qllm-worker")
     out, err = client.communicate(timeout=60 * SLOW)
     assert client.returncode == OK and len(out) > 50, (client.returncode, err)
-    expect(m.ctl("alice", "job", "wait", job, timeout=90), OK)
-    shown = expect(m.ctl("alice", "--json", "job", "show", job), OK).json
-    shown = shown[0] if isinstance(shown, list) else shown
+    expect(m.ctl("alice", "job", "wait", number, timeout=90), OK)
+    shown = job(m, number)
     assert shown["state"] == "done" and shown["failures"] == 1, shown
-    assert "worker 1 of" in m.do("qllmctl", "job", "log", job, user="alice")
+    assert "worker 1 of" in m.do("qllmctl", "job", "log", number, user="alice")
     assert m.main_pid() == pid and m.complete("alice") == expected
     died = m.do("journalctl", "--output=cat", f"--unit={unit}")
     assert "killed" in died or "oom" in died.lower(), died
     return f"{unit} killed for memory, the next one finished the job"
+
+
+def job(m, number):
+    shown = expect(m.ctl("alice", "--json", "job", "show", number), OK).json
+    return shown[0] if isinstance(shown, list) else shown
+
+
+def test_ends(m):
+    """A worker that dies each time fails its job, not the daemon; one whose daemon dies goes, and the job is done again."""
+    model, pid = m.model(), m.main_pid()
+    number = str(expect(m.ctl("alice", "--json", "verify", model, "--no-block"), OK).json["job"])
+    seen = set()
+    for _ in range(3):
+        worker, group = catch(m)
+        assert worker not in seen
+        seen.add(worker)
+        os.kill(worker, signal.SIGKILL)
+        wait("the instance's end", 20, lambda: not os.path.exists(group))
+    assert m.ctl("alice", "job", "wait", number, timeout=30).code == FAILED
+    shown = job(m, number)
+    assert shown["state"] == "failed" and shown["failures"] == 3 and len(shown["error"]) > 20, shown
+    reason = shown["error"]
+    assert m.main_pid() == pid
+    said = m.do("journalctl", "--unit=qllmd.service", "--output=json", f"QLLM_JOB={number}")
+    assert said.count('"MESSAGE_ID"') >= 2, said
+    # no unit stays behind, failed or not
+    assert not m.do("systemctl", "list-units", "--all", "--plain", "--no-legend", "qllm-worker@*").strip()
+
+    number = str(expect(m.ctl("alice", "--json", "verify", model, "--no-block"), OK).json["job"])
+    worker, group = catch(m)
+    os.kill(pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGCONT)
+    wait("the end of a worker without a daemon", 20, lambda: not os.path.exists(group))
+    expect(m.ctl("alice", "job", "wait", number, timeout=60), OK)
+    assert job(m, number)["state"] == "done", job(m, number)
+    return reason
 
 
 # A file system of one file, whose reads are never answered. Without libfuse: the tests' image has none.
