@@ -304,7 +304,8 @@ static ProtobufCBinaryData any_bytes(unsigned *seed)
 static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed);
 
 /* A value of that field's type at `at`. */
-static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at, unsigned *seed)
+static void set_value(struct arena *a, const ProtobufCFieldDescriptor *f, void *at,
+                      unsigned *seed)
 {
 	uint64_t v = any_number(seed);
 	double d = any_float(seed);
