@@ -256,7 +256,8 @@ static uint64_t any_number(unsigned *seed)
 		                           7,     16,         63,         64,        127,
 		                           128,   129,        319,        320,       512,
 		                           4096,  65535,      1u << 31,   INT32_MAX, UINT32_MAX,
-		                           1u << 20, 1ull << 32, 1ull << 63, INT64_MAX, UINT64_MAX };
+		                           1u << 20, 1ull << 32, 1ull << 63, INT64_MAX,
+		                           UINT64_MAX };
 
 	return values[next(seed) % ARRAY_SIZE(values)];
 }
