@@ -87,6 +87,13 @@ struct list *mbox_pop(struct mbox *m)
 	return item;
 }
 
+void mbox_take_back(struct mbox *m, struct list *item)
+{
+	pthread_mutex_lock(&m->lock);
+	list_remove(item);
+	pthread_mutex_unlock(&m->lock);
+}
+
 bool mbox_waits(struct mbox *m)
 {
 	bool waits;

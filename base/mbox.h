@@ -10,6 +10,8 @@ int mbox_new(struct mbox **ret);
 struct mbox *mbox_free(struct mbox *m);
 void mbox_push(struct mbox *m, struct list *item);
 struct list *mbox_pop(struct mbox *m);                  /* NULL when empty; FIFO */
+/* An item that was pushed and not popped: it will not be. */
+void mbox_take_back(struct mbox *m, struct list *item);
 bool mbox_waits(struct mbox *m);                        /* items lie there; any thread */
 /* for poll/sd-event; drained by mbox_pop returning NULL */
 int mbox_fd(const struct mbox *m);

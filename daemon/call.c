@@ -78,6 +78,9 @@ static void call_free(struct call *c)
 	struct user *owner = foreign_owner(c->user);
 
 	metrics_end(c);
+	/* Progress of a job that somebody else does may be on its way while the call just waits. */
+	if (atomic_load(&c->tick_pending))
+		posts_take_back(d->posts, &c->tick);
 	list_remove(&c->link);
 	list_remove(&c->waiting);
 	if (c->data_free)

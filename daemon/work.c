@@ -55,6 +55,11 @@ void posts_push(struct posts *p, struct post *post)
 	mbox_push(p->box, &post->link);
 }
 
+void posts_take_back(struct posts *p, struct post *post)
+{
+	mbox_take_back(p->box, &post->link);
+}
+
 void posts_run(struct posts *p)
 {
 	struct list *item;

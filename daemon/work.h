@@ -17,6 +17,8 @@ struct posts;                           /* the main loop's box */
 int posts_new(struct posts **ret, sd_event *event);
 struct posts *posts_free(struct posts *p);
 void posts_push(struct posts *p, struct post *post);   /* any thread */
+/* One that was pushed and has not run: it will not. Main thread. */
+void posts_take_back(struct posts *p, struct post *post);
 /* main thread: call what is there (also done by the event loop) */
 void posts_run(struct posts *p);
 
