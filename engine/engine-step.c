@@ -21,6 +21,8 @@ enum {
 };
 /* steps between two tokens of others take about this long */
 static const double STEP_TARGET_S = 0.1;
+/* how much longer a step may take than one with equally many rows of each uid */
+static const double EVEN_AND_MORE = 1.25;
 
 struct step {
 	uint32_t n_slices, n_decode, n_prompt, n_logits;
@@ -102,12 +104,15 @@ static bool lane_waits(const struct lane *o, const struct lane *l)
 
 /* Where several uids have rows, the step is to take as long as all of them would take one after the
  * other had each only as many as the one with the fewest: that one then gets its share of the time,
- * and the others what is left of it, in turns. Another model's rows of another uid wait for this
+ * and the others what is left of it, in turns. Rows share much of a step, so with many uids that
+ * would let a few of them double the step of all: hence no more than a little beyond equal numbers
+ * of rows, which is many rows where they cost little. Another model's rows of another uid wait for this
  * step as well: then it is to take no longer than theirs. */
 static uint32_t fair_rows(const struct engine *e, struct lane *l, struct step *st)
 {
 	const struct sched_step *sh = &st->sharing;
 	bool shared = sh->uids > 1;
+	double even_s;
 
 	l->solo_s = sh->users > 0 ? pace_rows_s(&l->pace, sh->least) : 0;
 	st->fair_s = l->solo_s;
@@ -123,7 +128,8 @@ static uint32_t fair_rows(const struct engine *e, struct lane *l, struct step *s
 		st->fair_s = 0;
 	if (st->fair_s <= 0 || (sh->users < 2 && st->fair_s >= l->solo_s))
 		return UINT32_MAX;
-	return MAX(pace_rows_in(&l->pace, sh->users * st->fair_s), sh->users);
+	even_s = EVEN_AND_MORE * pace_rows_s(&l->pace, sh->users * sh->least);
+	return MAX(pace_rows_in(&l->pace, MIN(sh->users * st->fair_s, even_s)), sh->users);
 }
 
 /* Mark `take` of the ready ones: for each uid and client as many as for others. */
