@@ -239,11 +239,48 @@ static bool was_cancelled(const struct call *c)
 	return c->result == -ECANCELED;
 }
 
+static void call_run(struct work *w)
+{
+	struct call *c = container_of(w, struct call, work);
+
+	c->result = atomic_load(&c->cancel) ? -ECANCELED : c->run(c, &c->err);
+	posts_push(c->d->posts, &c->post);
+}
+
+static void start_work(struct call *c)
+{
+	if (!c->d->stopping) {
+		workers_push(c->group, &c->work);
+		return;
+	}
+	/* The threads have gone: it ends as cancelled. */
+	atomic_store(&c->cancel, true);
+	call_run(&c->work);
+}
+
+/* Its work has ended: the next of the user's in that group. */
+static void pass_turn(struct call *c)
+{
+	struct turn *turn = STEAL(c->turn);
+	struct list *next;
+
+	if (!turn)
+		return;
+	turn->busy = !list_empty(&turn->waiting);
+	if (!turn->busy)
+		return;
+	next = turn->waiting.next;
+	list_remove(next);
+	start_work(container_of(next, struct call, work.link));
+}
+
 static void call_on_post(struct post *p)
 {
 	struct call *c = container_of(p, struct call, post);
 
 	c->busy = false;
+	if (c->run)
+		pass_turn(c);
 	if (c->result == 0 && c->run && atomic_load(&c->cancel))
 		c->result = -ECANCELED;
 	if (c->ended.code < 0 && was_cancelled(c))
@@ -254,14 +291,6 @@ static void call_on_post(struct post *p)
 		c->then(c);
 }
 
-static void call_run(struct work *w)
-{
-	struct call *c = container_of(w, struct call, work);
-
-	c->result = atomic_load(&c->cancel) ? -ECANCELED : c->run(c, &c->err);
-	posts_push(c->d->posts, &c->post);
-}
-
 void call_work(struct call *c, struct workers *group, call_run_fn run, call_then_fn then)
 {
 	c->busy = true;
@@ -270,7 +299,17 @@ void call_work(struct call *c, struct workers *group, call_run_fn run, call_then
 	c->result = 0;
 	err_clear(&c->err);
 	c->work.run = call_run;
-	workers_push(group, &c->work);
+	c->group = group;
+	c->turn = group == c->d->prep   ? &c->user->turns[TURN_PREP]
+	          : group == c->d->slow ? &c->user->turns[TURN_SLOW]
+	                                : NULL;
+	if (c->turn && c->turn->busy) {
+		list_append(&c->turn->waiting, &c->work.link);
+		return;
+	}
+	if (c->turn)
+		c->turn->busy = true;
+	start_work(c);
 }
 
 void call_submit(struct call *c, struct request *r, call_then_fn then)

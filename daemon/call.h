@@ -42,6 +42,8 @@ struct call {
 	atomic_bool cancel;
 	bool busy;                      /* a worker or the engine holds it */
 	bool detached;                  /* its reply was sent; goes on in silence */
+	struct workers *group;          /* of the step */
+	struct turn *turn;              /* its user's, NULL = the group is not taken in turns */
 	call_run_fn run;                /* NULL during the engine's step */
 	call_then_fn then;
 	int result;
@@ -91,6 +93,7 @@ void call_fail_class(struct call *c, enum exit_class class, int r, const char *f
 	__attribute__((format(printf, 4, 5)));
 enum exit_class call_exit_class(int r);
 
+/* On prep and slow a uid has one call at a time; the others wait for it. */
 void call_work(struct call *c, struct workers *group, call_run_fn run, call_then_fn then);
 /* Hand r (its user and sink are set here) to the engine; `then` runs after its last output with
  * request_result set. */

@@ -83,6 +83,8 @@ struct user *user_get(struct users *u, uid_t uid)
 	user->users = u;
 	user->uid = uid;
 	list_init(&user->closings);
+	for (unsigned i = 0; i < TURNS; i++)
+		list_init(&user->turns[i].waiting);
 	list_append(&u->list, &user->link);
 	return user_ref(user);
 }

@@ -37,6 +37,13 @@ struct users {
 	uint64_t used[CHARGE_KINDS]; /* by all */
 	uint64_t fds_total;
 };
+/* One uid has one piece of work at a time in a group of threads that all share; the rest of it waits
+ * here, so that who comes with one waits for one of each other uid at most. */
+struct turn {
+	bool busy;
+	struct list waiting;            /* struct work.link */
+};
+enum { TURN_PREP, TURN_SLOW, TURNS };
 struct user {
 	struct list link;
 	struct users *users;
@@ -47,6 +54,7 @@ struct user {
 	bool has_limit[LIMIT_KINDS], kept;
 	uint64_t told_us;     /* when a refusal was last logged */
 	struct list closings; /* of foreign.c */
+	struct turn turns[TURNS]; /* of call.c */
 };
 struct charge {
 	struct user *user; /* NULL: nothing is charged */
