@@ -37,7 +37,7 @@ struct users {
 	uint64_t used[CHARGE_KINDS]; /* by all */
 	uint64_t fds_total;
 };
-/* One uid has one piece of work at a time in a group of threads that all share; the rest of it waits
+/* One uid has one piece of work at a time in a group of threads that all share; the rest waits
  * here, so that who comes with one waits for one of each other uid at most. */
 struct turn {
 	bool busy;

@@ -106,8 +106,8 @@ static bool lane_waits(const struct lane *o, const struct lane *l)
  * other had each only as many as the one with the fewest: that one then gets its share of the time,
  * and the others what is left of it, in turns. Rows share much of a step, so with many uids that
  * would let a few of them double the step of all: hence no more than a little beyond equal numbers
- * of rows, which is many rows where they cost little. Another model's rows of another uid wait for this
- * step as well: then it is to take no longer than theirs. */
+ * of rows, which is many rows where they cost little. Another model's rows of another uid wait for
+ * this step as well: then it is to take no longer than theirs. */
 static uint32_t fair_rows(const struct engine *e, struct lane *l, struct step *st)
 {
 	const struct sched_step *sh = &st->sharing;

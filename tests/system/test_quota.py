@@ -174,6 +174,28 @@ def test_kv_limit_queues():
         return f"at most {most >> 10} KiB at once"
 
 
+def test_turns_of_threads():
+    """Many large prompts of one uid hold up another's short one by one of them at most."""
+    with served() as d:
+        ready(d)
+        path = os.path.join(d.dir, "big")
+        with open(path, "wb") as f:
+            f.write(b"the quick brown fox jumps over a lazy dog. " * 40000)
+        os.chmod(path, 0o644)
+        greedy = []
+        for _ in range(8):
+            with open(path, "rb") as f:
+                greedy.append(d.popen_as(GREEDY, "tokenize", "m", "-", stdin=f, stdout=subprocess.DEVNULL))
+        until("eight prompts", lambda: quota(d, GREEDY).get("queued_per_uid", 0) >= 7)
+        expect(d.ctl_as(POLITE, "tokenize", "m", "hello"), OK)
+        left = quota(d, GREEDY).get("queued_per_uid", 0)
+        for p in greedy:
+            p.communicate(timeout=60 * SLOW)
+            assert p.returncode == OK, p.returncode
+        assert left >= 4, f"only {left} of the 8 large ones were left when the short one had its answer"
+        nothing_left(d, GREEDY, POLITE)
+
+
 def test_share_of_total():
     """Of the daemon's total one uid gets a share that leaves something for the next, many uids cannot exhaust it, and an
     administrator always comes in."""
