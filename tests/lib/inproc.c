@@ -35,9 +35,10 @@ static void need(bool ok, const char *what)
 static void *serve(void *arg)
 {
 	static char state[96], cache[96], config[96];
+	const char *level = getenv("QLLM_LOG_LEVEL") ? getenv("QLLM_LOG_LEVEL") : "error";
 	const char *argv[] = { "qllmd",     "--config",  config, "--socket",    sock_path,
 		               "--state-dir", state,     "--cache-dir", cache, "--threads", "1",
-		               "--log-level", "error",   NULL };
+		               "--log-level", level,     NULL };
 	FILE *f;
 
 	(void)arg;

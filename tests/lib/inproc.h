@@ -1,9 +1,9 @@
 /* inproc - the real qllmd, its main and all, in a thread of the test's own process, so that
  * sanitizers, coverage and injected faults reach it; and a client that speaks frames by hand.
  *
- * One daemon a process, in a folder below /tmp that inproc_stop removes. A tiny random model lies
- * there, not imported. Errors of the test's own side end the process with a sentence. Clients:
- * one thread, which may be any but the daemon's. */
+ * One daemon a process, in a folder below /tmp that inproc_stop removes; $QLLM_LOG_LEVEL is what it
+ * logs (error). A tiny random model lies there, not imported. Errors of the test's own side end the
+ * process with a sentence. Clients: one thread, which may be any but the daemon's. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
