@@ -132,8 +132,11 @@ int inproc_next(int sock, struct frame_in *f, int wait_ms)
 {
 	static uint8_t buf[FRAME_MAX + 1];
 	struct pollfd pfd = { sock, POLLIN, 0 };
-	int r = poll(&pfd, 1, wait_ms);
+	int r;
 
+	do      /* libFuzzer's alarm interrupts it, once in a while */
+		r = poll(&pfd, 1, wait_ms);
+	while (r < 0 && errno == EINTR);
 	if (r == 0)
 		return -ETIMEDOUT;
 	r = r < 0 ? -errno : frame_recv(f, sock, MSG_TO_CLIENT, 0, buf, NULL);
