@@ -12,7 +12,6 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "engine/sampler.h"
-#include "engine/sched.h"
 #include "engine/stop.h"
 
 enum { N = 2500, SET_MAX = 100 };        /* N: several blocks and a ragged one */
@@ -542,73 +541,6 @@ static void test_stop_any_cut(void **state)
 	}
 }
 
-/* === Shares === */
-static void test_shares_by_user_then_client(void **state)
-{
-	struct sched s;
-	struct sched_item it[4], late;
-	uint32_t served[4] = { 0 };
-
-	(void)state;
-	sched_init(&s);
-	/* User 1 has three clients, user 2 one: it gets half of all. */
-	for (uint32_t i = 0; i < 4; i++)
-		assert_int_equal(sched_join(&s, &it[i], i < 3 ? 1 : 2, i, false), 0);
-	for (uint32_t n = 0; n < 600; n++) {
-		uint32_t best = 0;
-
-		for (uint32_t i = 1; i < 4; i++)
-			if (sched_prompt_before(&it[i], &it[best]))
-				best = i;
-		served[best] += 32;
-		sched_charge(&s, &it[best], 32);
-	}
-	assert_int_equal(served[3], 300 * 32);
-	for (uint32_t i = 0; i < 3; i++)
-		assert_int_equal(served[i], 100 * 32);
-	/* One that comes late starts level: it does not catch up what it was not there for. */
-	assert_int_equal(sched_join(&s, &late, 3, 0, false), 0);
-	memset(served, 0, sizeof(served));
-	for (uint32_t n = 0; n < 300; n++) {
-		struct sched_item *best = &late;
-
-		for (uint32_t i = 0; i < 4; i++)
-			if (sched_prompt_before(&it[i], best))
-				best = &it[i];
-		served[0] += best == &late;
-		sched_charge(&s, best, 32);
-	}
-	assert_in_range(served[0], 99, 102);
-	for (uint32_t i = 0; i < 4; i++)
-		sched_leave(&s, &it[i]);
-	sched_leave(&s, &late);
-	assert_true(list_empty(&s.users));
-}
-
-static void test_orders(void **state)
-{
-	struct sched s;
-	struct sched_item a, b, c;
-
-	(void)state;
-	sched_init(&s);
-	assert_int_equal(sched_join(&s, &a, 1, 1, true), 0);
-	assert_int_equal(sched_join(&s, &b, 1, 1, false), 0);
-	assert_int_equal(sched_join(&s, &c, 2, 1, false), 0);
-	assert_true(sched_prompt_before(&b, &a));               /* interactive first */
-	assert_true(sched_admit_before(&b, &a) && !sched_admit_before(&a, &b));
-	assert_true(sched_victim_before(&c, &b));               /* youngest */
-	sched_set_running(&b, true);
-	assert_true(!sched_admit_before(&b, &c));               /* user 2 has none running */
-	a.parked = true;
-	assert_true(sched_victim_before(&a, &c));
-	a.preempted = true;
-	assert_true(sched_admit_before(&a, &c));
-	sched_leave(&s, &a);
-	sched_leave(&s, &b);
-	sched_leave(&s, &c);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -622,8 +554,6 @@ int main(void)
 		cmocka_unit_test(test_check),
 		cmocka_unit_test(test_every_allocation_may_fail),
 		cmocka_unit_test(test_stop_any_cut),
-		cmocka_unit_test(test_shares_by_user_then_client),
-		cmocka_unit_test(test_orders),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
