@@ -86,7 +86,7 @@ const struct config_key config_table[] = {
 	  .help = "Program that is run as child where there is no worker socket. Default: "
 	          "qllm-worker beside qllmd in a build tree, else " LIBEXECDIR
 	          "/qllmd/qllm-worker." },
-	{ "jobs", "max_running", CONFIG_U64, AT(max_running), "1", 1, 64, true,
+	{ "jobs", "max_running", CONFIG_U64, AT(max_running), "1", 1, 16, true,
 	  "Jobs that run at once; the others are queued. limits.jobs_per_uid bounds both." },
 	{ "jobs", "kept_per_uid", CONFIG_U64, AT(kept_per_uid), "100", 1, 10000, true,
 	  "Finished jobs of one user that `job ls` still shows; older ones are forgotten." },

@@ -385,6 +385,11 @@ static int start(struct job *j)
 	if (r < 0) {
 		if (w)
 			worker_stop(w);
+		if (!worker_may_come(j->jobs->d, r)) {
+			j->errnum = -EIO;
+			settle(j, JOB_FAILED, err.text);
+			return 0;
+		}
 		if (strcmp(j->rec.error, err.text) != 0) {
 			snprintf(j->rec.error, sizeof(j->rec.error), "%s", err.text);
 			note_line(j, err.text);

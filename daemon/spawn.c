@@ -244,6 +244,11 @@ int workers_find(struct config *c, struct err *err)
 	                  "default", err);
 }
 
+bool worker_may_come(const struct daemon *d, int r)
+{
+	return d->config->worker_socket[0] || (r != -ENOENT && r != -EACCES && r != -ENOEXEC);
+}
+
 /* --- start ------------------------------------------------------------------------------------ */
 
 static int dial(const char *path, struct err *err)
@@ -318,7 +323,10 @@ static int start_child(struct worker *w, const char *path, struct err *err)
 	w->sock = pair[0];
 	if (r < 0) {
 		mem_free(c);
-		return err_set(err, r, "starting %s: %s", path, strerror(-r));
+		return err_set(err, r,
+		               "the worker %s cannot be started: %s: is qllmd installed whole? "
+		               "(jobs.worker_path)",
+		               path, strerror(-r));
 	}
 	if (!children.next)
 		list_init(&children);

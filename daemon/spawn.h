@@ -19,6 +19,9 @@ struct worker_events {
  * jobs.worker_path). -errno with a sentence: none can be had now. */
 int worker_start(struct worker **ret, struct daemon *d, const struct worker_events *events,
                  void *user, struct err *err);
+/* After worker_start failed with r: is it worth waiting? A socket may come up again; a program that
+ * is not there needs somebody to install it. */
+bool worker_may_come(const struct daemon *d, int r);
 /* Send its job; fds stay the caller's. -errno. */
 int worker_send(struct worker *w, const Qllm__Frame *frame, const struct frame_fds *fds);
 /* Hang up, which is the order to stop; a child that does not obey in seconds is killed. */

@@ -425,14 +425,10 @@ def test_worker_socket():
 
 def test_no_worker_program():
     with daemon("/nonexistent/worker") as d:
-        job = start(d)
-        row = d.json("job", "show", job)
-        assert row["state"] == "queued" and "/nonexistent/worker" in row["error"], row
-        r = d.ctl("verify", "tiny", "--timeout", "1", "--progress=plain")
-        assert r.code == TIMEOUT and b"queued" in r.err, r          # behind the first
-        expect(d.ctl("job", "cancel", job), OK)
-        r = d.ctl("verify", "tiny", "--timeout", "1", "--progress=plain")
-        assert r.code == TIMEOUT and b"waiting for a worker" in r.err, r
+        r = expect(d.ctl("verify", "tiny", "--timeout", "20"), FAILED)
+        assert b"/nonexistent/worker" in r.err and b"worker_path" in r.err, r
+        r = expect(d.ctl("job", "wait", start(d)), FAILED)
+        assert b"/nonexistent/worker" in r.err, r
 
 
 # --- the worker by itself ---------------------------------------------------------------------------------------------
