@@ -84,8 +84,8 @@ const struct config_key config_table[] = {
 	          "is there; else workers are children of the daemon." },
 	{ "jobs", "worker_path", CONFIG_STR, AT(worker_path), "",
 	  .help = "Program that is run as child where there is no worker socket. Default: "
-	          "qllm-worker beside qllmd in a build tree, else " LIBEXECDIR
-	          "/qllmd/qllm-worker." },
+	          "qllm-worker beside qllmd in a build tree, else the one that was installed with "
+	          "it, libexec/qllmd/qllm-worker." },
 	{ "jobs", "max_running", CONFIG_U64, AT(max_running), "1", 1, 16, true,
 	  "Jobs that run at once; the others are queued. limits.jobs_per_uid bounds both." },
 	{ "jobs", "kept_per_uid", CONFIG_U64, AT(kept_per_uid), "100", 1, 10000, true,
