@@ -17,7 +17,7 @@ enum {
 };
 
 /* Tokens [t, t + n) that have one row each. */
-static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *a, size_t t,
+static void matmul_plain(const struct exec *x, mm_fn product, struct mm_args *a, size_t t,
                          size_t n, float *y)
 {
 	size_t block = MAX(INPUT_BYTES / a->n_in / 16 * 16, (size_t)32);
@@ -28,13 +28,13 @@ static void matmul_plain(const struct exec *x, enum qtype type, struct mm_args *
 		a->q16 = &q16;
 		a->y = y + t * a->ldy;
 		a->n_tok = MIN(block, end - t);
-		x->k->mm[type](a);
+		product(a);
 	}
 }
 
 /* Tokens of two rows: their products meet in the thread's scratch, rows of the matrix in runs that
  * fit there. */
-static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *a, size_t t,
+static void matmul_pairs(const struct exec *x, mm_fn product, struct mm_args *a, size_t t,
                          size_t n, float *y, float *pairs)
 {
 	size_t n_out = a->r1 - a->r0, width = MIN(n_out, (size_t)ACT_PAIRS / PAIRS_LEAST / 2);
@@ -55,7 +55,7 @@ static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *
 
 			b.w = (const uint8_t *)a->w + r * a->row_bytes;
 			b.r1 = rows;
-			x->k->mm[type](&b);
+			product(&b);
 			for (size_t i = 0; i < now; i++) {
 				float *out = y + (t + i) * a->ldy + r;
 
@@ -67,7 +67,7 @@ static void matmul_pairs(const struct exec *x, enum qtype type, struct mm_args *
 }
 
 /* Runs of rows that take the same path. */
-static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a, float *y,
+static void matmul_q16(const struct exec *x, mm_fn product, struct mm_args *a, float *y,
                        float *pairs)
 {
 	const uint32_t *q = x->batch.q;
@@ -78,9 +78,9 @@ static void matmul_q16(const struct exec *x, enum qtype type, struct mm_args *a,
 		for (n = 1; t + n < x->batch.n_rows && q[t + n + 1] - q[t + n] == step; n++)
 			;
 		if (step == 2)
-			matmul_pairs(x, type, a, t, n, y, pairs);
+			matmul_pairs(x, product, a, t, n, y, pairs);
 		else
-			matmul_plain(x, type, a, t, n, y);
+			matmul_plain(x, product, a, t, n, y);
 	}
 }
 
@@ -88,6 +88,7 @@ void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
                size_t ld, float *y, size_t ldy, uint32_t thread)
 {
 	const struct act_thread *scratch = &x->act.threads[thread];
+	mm_fn product = (mat->packed ? x->k->mm_packed : x->k->mm)[mat->type];
 	struct mm_args a = { .y = y,
 		             .ldy = ldy,
 		             .w = mat->data + r0 * mat->row_bytes,
@@ -102,9 +103,9 @@ void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
 	if (x->reading)
 		x->k->read_sum(a.w, (r1 - r0) * mat->row_bytes);
 	else if (qtype_table[mat->type].act == QACT_Q16)
-		matmul_q16(x, mat->type, &a, y, scratch->pairs);
+		matmul_q16(x, product, &a, y, scratch->pairs);
 	else
-		x->k->mm[mat->type](&a);
+		product(&a);
 }
 
 static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t bytes)

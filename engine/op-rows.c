@@ -5,6 +5,7 @@
 #include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
+#include "kernels/pack.h"
 
 enum { ROWS_INLINE = 8192 };            /* floats: about 4 us of norm and quantizing */
 
@@ -57,6 +58,22 @@ static void angles(float *cs, const double *freq, size_t n_rot, uint32_t pos)
 	}
 }
 
+/* A packed row is put back into the residual's buffer, free here: row_bytes fit its floats. */
+static void embed_token(struct exec *x, size_t r, float *h)
+{
+	const struct plan_mat *mat = &x->plan->embd;
+	size_t token = (size_t)x->batch.token[r], in_group = mat->packed ? token % PACK_ROWS : 0;
+	const uint8_t *row = mat->data + (token - in_group) * mat->row_bytes;
+
+	if (mat->packed) {
+		float *y = x->act.y + r * x->act.n_embd;
+
+		unpack_row(y, mat->type, row, in_group, mat->n_in);
+		row = (const uint8_t *)y;
+	}
+	x->k->dequant[mat->type](h, row, mat->n_in);
+}
+
 static void embed_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
 {
 	const struct plan *p = x->plan;
@@ -66,8 +83,7 @@ static void embed_rows(struct exec *x, const struct plan_op *op, uint32_t r0, ui
 	for (size_t r = r0; r < r1; r++) {
 		float *h = a->h + r * a->n_embd;
 
-		x->k->dequant[p->embd.type](
-			h, p->embd.data + (size_t)x->batch.token[r] * p->embd.row_bytes, a->n_embd);
+		embed_token(x, r, h);
 		if (x->m->hp.embd_scale != 1)
 			x->k->scale(h, x->m->hp.embd_scale, a->n_embd);
 		if (p->freq)

@@ -41,7 +41,7 @@ typedef void (*op_rows_fn)(struct exec *x, const struct plan_op *op, uint32_t r0
  * width: floats a row. */
 void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t width);
 /* y[t * ldy + r - r0] = rows [r0, r1) of mat times the batch's input: x->q16 or the rows of `in`
- * (ld floats apart), as the matrix' type wants. */
+ * (ld floats apart), as the matrix' type wants. r0 is a multiple of 16 where mat is packed. */
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
                size_t ld, float *y, size_t ldy, uint32_t thread);
 /* x->q16 from row `row` on. */

@@ -30,6 +30,7 @@ enum op_input { IN_X, IN_ATT, IN_GATE };
 struct plan_mat {                       /* n_out rows of n_in; data NULL = absent */
 	const uint8_t *data;
 	enum qtype type;
+	bool packed;                    /* as in struct weight */
 	size_t row_bytes, n_in, n_out;
 	const float *bias;              /* n_out floats, or NULL */
 };

@@ -37,12 +37,15 @@ BLOCK(block_q5_k, 176, uint16_t d, dmin; uint8_t scales[12], qh[32], qs[128];);
 /* Element 128h + 32s + l: nibble s / 2 of ql[64h + 32(s & 1) + l], bits 4 and 5 from qh[32h + l] >>
  * 2s; w = d * scales[element / 16] * (q - 32). */
 BLOCK(block_q6_k, 210, uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d;);
+/* 8 groups of 32, each nibbles of 32; w = d * (sc - 32) * T[q]. Scale j: low nibble (scales_l[j / 2] >>
+ * 4(j % 2)), top 2 bits (scales_h >> 2j) & 3. */
+BLOCK(block_iq4_xs, 136, uint16_t d, scales_h; uint8_t scales_l[4], qs[128];);
 #undef BLOCK
 
 /* X(lower-case name, id) for every Q16 type that has kernels. */
 #define Q16_TYPES(X) \
 	X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(iq4_nl, IQ4_NL) \
-	X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K) X(q5_k, Q5_K) X(q6_k, Q6_K)
+	X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K) X(q5_k, Q5_K) X(q6_k, Q6_K) X(iq4_xs, IQ4_XS)
 
 /* Facts that the levels fold as constants: `type` is one wherever these are called. */
 static inline __attribute__((always_inline)) bool type_has_min(enum qtype type)
@@ -53,7 +56,7 @@ static inline __attribute__((always_inline)) bool type_has_min(enum qtype type)
 
 static inline __attribute__((always_inline)) bool type_is_super(enum qtype type)
 {
-	return type >= QTYPE_Q2_K && type <= QTYPE_Q6_K;
+	return (type >= QTYPE_Q2_K && type <= QTYPE_Q6_K) || type == QTYPE_IQ4_XS;
 }
 
 static inline __attribute__((always_inline)) size_t type_bytes(enum qtype type)

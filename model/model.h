@@ -44,6 +44,10 @@ struct hparams {
 struct weight {
 	const uint8_t *data;                    /* row 0 in the mapping */
 	enum qtype type;
+	/* data is groups of 16 rows (kernels/pack.h), 64-byte aligned, and row_bytes is a 16th of a
+	 * group, so that row r's group begins at data + r * row_bytes where r is a multiple of 16;
+	 * matrices only */
+	bool packed;
 	uint64_t n_in, n_out, row_bytes;        /* n_out rows of n_in; 1-D: n_out = 1 */
 	const struct tensor *tensor;
 };

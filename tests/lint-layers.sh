@@ -12,11 +12,11 @@ rows='
 base:
 kernels: base
 proto: base
-format: base kernels/qtype.h
+format: base kernels/qtype.h kernels/pack.h
 client: base proto
 text: base format/gguf.h
 gateway: base client/qllm.h
-model: base kernels/qtype.h format text
+model: base kernels/qtype.h kernels/pack.h format text
 engine: base kernels text model
 train: base kernels format text model engine
 quant: base kernels format text model engine train proto

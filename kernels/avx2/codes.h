@@ -27,7 +27,7 @@
 /* Codes that codes32() gives as signed bytes. */
 INLINE bool type_is_signed(const enum qtype type)
 {
-	return type == QTYPE_Q8_0 || type == QTYPE_IQ4_NL;
+	return type == QTYPE_Q8_0 || type == QTYPE_IQ4_NL || type == QTYPE_IQ4_XS;
 }
 
 /* Log2 of what is to be subtracted from the unsigned codes; -1: nothing. */
@@ -66,6 +66,11 @@ INLINE __m256i nibbles32(const uint8_t qs[16])
 	const __m256i both = _mm256_broadcastsi128_si256(load128(qs));
 
 	return _mm256_and_si256(_mm256_srlv_epi32(both, shift), _mm256_set1_epi8(15));
+}
+
+INLINE __m256i values32(const uint8_t qs[16])
+{
+	return _mm256_shuffle_epi8(_mm256_setr_epi8(IQ4_NL_VALUES, IQ4_NL_VALUES), nibbles32(qs));
 }
 
 /* 16 in byte j where bit j is set. */
@@ -137,12 +142,9 @@ INLINE __m256i codes32(const enum qtype type, const void *block, size_t unit)
 		return _mm256_or_si256(nibbles32(b->qs), fifth_bits(b->qh));
 	}
 	case QTYPE_Q8_0: return load256(((const struct block_q8_0 *)block)->qs);
-	case QTYPE_IQ4_NL: {
-		const __m256i values = _mm256_setr_epi8(IQ4_NL_VALUES, IQ4_NL_VALUES);
-
-		return _mm256_shuffle_epi8(values,
-		                           nibbles32(((const struct block_iq4_nl *)block)->qs));
-	}
+	case QTYPE_IQ4_NL: return values32(((const struct block_iq4_nl *)block)->qs);
+	case QTYPE_IQ4_XS:
+		return values32(((const struct block_iq4_xs *)block)->qs + 16 * unit);
 	case QTYPE_Q2_K: return pairs32(((const struct block_q2_k *)block)->qs, unit);
 	case QTYPE_Q3_K: {
 		const struct block_q3_k *b = block;
@@ -213,14 +215,19 @@ INLINE void store_bytes_4x16(int8_t out[64], __m128i r0, __m128i r1, __m128i r2,
 	_mm_storeu_si128((__m128i *)(out + 48), _mm_unpackhi_epi16(b, d));
 }
 
-/* Lanes are rows, bytes of a lane are 4 groups of 32: out[8 * group + row] and again at + 4. */
+/* Byte 4 * group + row to out[8 * group + row] and again at + 4. */
+INLINE void store_twice(int8_t out[32], __m128i v)
+{
+	_mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi32(v, v));
+	_mm_storeu_si128((__m128i *)(out + 16), _mm_unpackhi_epi32(v, v));
+}
+
+/* Lanes are rows, bytes of a lane are 4 groups of 32: to out as store_twice. */
 INLINE void store_groups(int8_t out[32], __m128i v)
 {
 	const __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-	const __m128i t = _mm_shuffle_epi8(v, turn);
 
-	_mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi32(t, t));
-	_mm_storeu_si128((__m128i *)(out + 16), _mm_unpackhi_epi32(t, t));
+	store_twice(out, _mm_shuffle_epi8(v, turn));
 }
 
 /* Q4_K and Q5_K: d, dmin and 12 bytes of scales are the block's first 16 bytes. */
@@ -257,6 +264,20 @@ INLINE __m128i scales_q3_k(const uint8_t s[12])
 	const __m128i highs = _mm_slli_epi16(_mm_and_si128(high, _mm_set1_epi8(3)), 4);
 
 	return _mm_sub_epi8(_mm_or_si128(lows, highs), _mm_set1_epi8(32));
+}
+
+/* Eight scales of 6 bits, a byte each. */
+INLINE __m128i scales_iq4_xs(const struct block_iq4_xs *b)
+{
+	uint64_t low = (uint32_t)load32(b->scales_l), high = b->scales_h;
+
+	low = (low | low << 16) & 0x0000ffff0000ffff;
+	low = (low | low << 8) & 0x00ff00ff00ff00ff;
+	low = (low | low << 4) & 0x0f0f0f0f0f0f0f0f;
+	high = (high | high << 24) & 0x000000ff000000ff;
+	high = (high | high << 12) & 0x000f000f000f000f;
+	high = (high | high << 6) & 0x0303030303030303;
+	return _mm_sub_epi8(_mm_cvtsi64_si128((long long)(low | high << 4)), _mm_set1_epi8(32));
 }
 
 /* Factors of the blocks p[0..3]; of a superblock once for its eight units. */
@@ -302,6 +323,17 @@ INLINE void load_factors(const enum qtype type, struct factors *f, const uint8_t
 	case QTYPE_Q4_K: case QTYPE_Q5_K:
 		factors_6bit(f, p);
 		break;
+	case QTYPE_IQ4_XS: {
+		const __m128i a = _mm_unpacklo_epi8(scales_iq4_xs((const void *)p[0]),
+		                                    scales_iq4_xs((const void *)p[1]));
+		const __m128i b = _mm_unpacklo_epi8(scales_iq4_xs((const void *)p[2]),
+		                                    scales_iq4_xs((const void *)p[3]));
+
+		f->d = load_f16_low(p);
+		store_twice(f->sc, _mm_unpacklo_epi16(a, b));
+		store_twice(f->sc + 32, _mm_unpackhi_epi16(a, b));
+		break;
+	}
 	case QTYPE_Q6_K:
 		UNROLL for (size_t i = 0; i < 4; i++)
 			tail[i] = p[i] + offsetof(struct block_q6_k, d) - 2;

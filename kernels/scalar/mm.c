@@ -1,6 +1,9 @@
 /* mm - the reference matrix products: a weight row is unpacked once into scratch, then met by every
- * token. */
+ * token. A packed row is put back as it was in the file before, so that both layouts mean the same by
+ * construction. */
+#include "base/num.h"
 #include "kernels/levels.h"
+#include "kernels/pack.h"
 #include "kernels/scalar/unpack.h"
 
 typedef int16_t i16x8 __attribute__((vector_size(16)));
@@ -116,13 +119,44 @@ static void mm_bf16(const struct mm_args *m)
 	mm_float(m, QTYPE_BF16);
 }
 
+static void mm_packed(const struct mm_args *m, enum qtype type, mm_fn in_place)
+{
+	/* The product in place takes less than half of the scratch. */
+	uint8_t *row = (uint8_t *)m->scratch + align_up(m->n_in * 32, 64);
+	struct mm_args one = *m;
+
+	one.w = row;
+	one.r0 = 0;
+	one.r1 = 1;
+	for (size_t r = m->r0; r < m->r1; r++) {
+		const size_t in_group = r % PACK_ROWS;
+
+		unpack_row(row, type, (const uint8_t *)m->w + (r - in_group) * m->row_bytes,
+		           in_group, m->n_in);
+		one.y = m->y + r;
+		in_place(&one);
+	}
+}
+
+#define DEFINE_PACKED(name, id) \
+	static void mm_packed_##name(const struct mm_args *m) \
+	{ \
+		mm_packed(m, QTYPE_##id, mm_##name); \
+	}
+Q16_TYPES(DEFINE_PACKED)
+DEFINE_PACKED(f32, F32)
+DEFINE_PACKED(f16, F16)
+DEFINE_PACKED(bf16, BF16)
+
 void scalar_fill_mm(struct kernels *k)
 {
-#define SET_MM(name, id) k->mm[QTYPE_##id] = mm_##name;
+#define SET_MM(name, id) \
+	k->mm[QTYPE_##id] = mm_##name; \
+	k->mm_packed[QTYPE_##id] = mm_packed_##name;
 	Q16_TYPES(SET_MM)
-	k->mm[QTYPE_F32] = mm_f32;
-	k->mm[QTYPE_F16] = mm_f16;
-	k->mm[QTYPE_BF16] = mm_bf16;
+	SET_MM(f32, F32)
+	SET_MM(f16, F16)
+	SET_MM(bf16, BF16)
 	for (int type = 0; type < QTYPE_COUNT; type++)
 		k->mm_level[type] = k->mm[type] ? "scalar" : NULL;
 }

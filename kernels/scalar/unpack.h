@@ -161,6 +161,22 @@ static inline void unpack_q6_k(struct unpacked *u, const struct block_q6_k *b)
 		u->a[j] = d * (float)b->scales[j];
 }
 
+static inline void unpack_iq4_xs(struct unpacked *u, const struct block_iq4_xs *b)
+{
+	static const int8_t values[16] = { IQ4_NL_VALUES };
+	const float d = f16_load(b->d);
+
+	for (int j = 0; j < 8; j++) {
+		const int low = b->scales_l[j / 2] >> (4 * (j % 2)) & 15,
+			  high = b->scales_h >> (2 * j) & 3;
+
+		unpack_nibbles(u->q + 32 * j, b->qs + 16 * j, 0);
+		u->a[2 * j] = u->a[2 * j + 1] = d * (float)((low | high << 4) - 32);
+	}
+	for (int i = 0; i < 256; i++)
+		u->q[i] = values[u->q[i]];
+}
+
 /* `type` is a constant where this is inlined. */
 static inline __attribute__((always_inline)) void unpack_block(struct unpacked *u, enum qtype type,
                                                                const void *b)
@@ -177,6 +193,7 @@ static inline __attribute__((always_inline)) void unpack_block(struct unpacked *
 	case QTYPE_Q4_K: unpack_q4_k(u, b); break;
 	case QTYPE_Q5_K: unpack_q5_k(u, b); break;
 	case QTYPE_Q6_K: unpack_q6_k(u, b); break;
+	case QTYPE_IQ4_XS: unpack_iq4_xs(u, b); break;
 	default: __builtin_unreachable();
 	}
 }

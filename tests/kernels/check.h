@@ -34,6 +34,7 @@ void check(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool wanted(const char *name);
 
 void check_mm(void);
+void check_pack(void);
 void check_dequant(void);
 void check_elem(void);
 void check_attn(void);

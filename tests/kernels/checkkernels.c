@@ -153,6 +153,7 @@ int main(int argc, char **argv)
 	check_dequant();
 	check_elem();
 	check_attn();
+	check_pack();
 	check_mm();
 	printf("%s: %u passed, %u failed, %u skipped (levels this machine lacks)\n",
 	       kernels_levels(), n_passed, n_failed, n_skipped);

@@ -75,6 +75,12 @@ static double element(enum qtype type, const uint8_t *b, int i)
 
 		return half(b + 208) * (int8_t)b[192 + group] * (q - 32);
 	}
+	case QTYPE_IQ4_XS: {
+		const int sc = bits_at(b + 4 + wide / 2, 4 * (wide % 2), 4) |
+		               bits_at(b + 2, 2 * wide, 2) << 4;
+
+		return half(b) * (sc - 32) * nl[bits_at(b + 8 + 16 * wide + l % 16, l / 16 * 4, 4)];
+	}
 	default: return 0.0;
 	}
 }

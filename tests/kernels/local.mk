@@ -3,7 +3,8 @@ check_PROGRAMS += checkkernels
 TESTS += checkkernels
 checkkernels_SOURCES = \
 	tests/kernels/attn.c tests/kernels/bench.c tests/kernels/check.h tests/kernels/checkkernels.c \
-	tests/kernels/dequant.c tests/kernels/elem.c tests/kernels/golden-dequant.h tests/kernels/mm.c
+	tests/kernels/dequant.c tests/kernels/elem.c tests/kernels/golden-dequant.h tests/kernels/mm.c \
+	tests/kernels/pack.c
 checkkernels_LDADD = libkernels.la -lm
 if ARCH_X86_64
 if HAVE_SIMDE

@@ -1,6 +1,6 @@
-/* mm - matrix products: scalar against a product in double, then every level against scalar with
- * memcmp, over row ranges, token counts and extreme blocks; weights, activations and results end at
- * forbidden pages. */
+/* mm - matrix products: scalar against a product in double, then every level, in place and packed,
+ * against scalar with memcmp, over row ranges, token counts and extreme blocks; weights, activations
+ * and results end at forbidden pages. */
 #include "tests/kernels/check.h"
 
 #include <math.h>
@@ -10,6 +10,7 @@
 
 #include "base/num.h"
 #include "kernels/blocks.h"
+#include "kernels/pack.h"
 
 enum { ROWS = 37, TOKENS = 33, CANARY = 0x5a };
 
@@ -72,13 +73,14 @@ static void fill_x(float *x, size_t n, unsigned pattern)
 struct mm_case {
 	enum qtype type;
 	size_t n_in, row_bytes;
-	void *w;
+	void *w, *packed;
+	size_t packed_bytes;    /* of a group */
 	float *x, *want;        /* want: TOKENS x ROWS by scalar */
 	void *scratch;
 };
 
-static void run(const struct kernels *k, const struct mm_case *c, float *y, size_t ldy, size_t r0,
-                size_t r1, size_t n_tok)
+static void run(const struct kernels *k, const struct mm_case *c, bool packed, float *y, size_t ldy,
+                size_t r0, size_t r1, size_t n_tok)
 {
 	const size_t mem_bytes = q16_bytes(c->n_in, n_tok);
 	void *mem = guarded_alloc(mem_bytes);
@@ -87,11 +89,11 @@ static void run(const struct kernels *k, const struct mm_case *c, float *y, size
 	q16_bind(&q, mem, c->n_in, n_tok);
 	if (qtype_table[c->type].act == QACT_Q16)
 		ref.actq(&q, c->x, c->n_in, 0, n_tok);
-	k->mm[c->type](&(struct mm_args){
+	(packed ? k->mm_packed : k->mm)[c->type](&(struct mm_args){
 		.y = y,
 		.ldy = ldy,
-		.w = c->w,
-		.row_bytes = c->row_bytes,
+		.w = packed ? c->packed : c->w,
+		.row_bytes = packed ? c->packed_bytes / PACK_ROWS : c->row_bytes,
 		.n_in = c->n_in,
 		.r0 = r0,
 		.r1 = r1,
@@ -105,8 +107,8 @@ static void run(const struct kernels *k, const struct mm_case *c, float *y, size
 }
 
 /* One range and token count: the right bytes inside, the canary everywhere else. */
-static void compare(const struct level_under_test *level, const struct mm_case *c, size_t r0,
-                    size_t r1, size_t n_tok)
+static void compare(const struct level_under_test *level, const struct mm_case *c, bool packed,
+                    size_t r0, size_t r1, size_t n_tok)
 {
 	/* The last row of the last token ends at the forbidden page when r1 is ROWS. */
 	const size_t bytes = n_tok * ROWS * sizeof(float);
@@ -114,7 +116,7 @@ static void compare(const struct level_under_test *level, const struct mm_case *
 	bool ok = true;
 
 	memset(y, CANARY, bytes);
-	run(&level->k, c, y, ROWS, r0, r1, n_tok);
+	run(&level->k, c, packed, y, ROWS, r0, r1, n_tok);
 	for (size_t t = 0; t < n_tok; t++)
 		for (size_t r = 0; r < ROWS; r++) {
 			uint32_t got, want;
@@ -125,8 +127,8 @@ static void compare(const struct level_under_test *level, const struct mm_case *
 				want = 0x01010101u * CANARY;
 			ok &= got == want;
 		}
-	check(ok, "%s mm_%s: k=%zu rows [%zu, %zu) tokens %zu", level->name, qtype_name(c->type),
-	      c->n_in, r0, r1, n_tok);
+	check(ok, "%s mm_%s%s: k=%zu rows [%zu, %zu) tokens %zu", level->name, qtype_name(c->type),
+	      packed ? " packed" : "", c->n_in, r0, r1, n_tok);
 	guarded_free(y, bytes);
 }
 
@@ -167,12 +169,27 @@ static void check_reference(const struct mm_case *c)
 	guarded_free(mem, mem_bytes);
 }
 
+static void pack_rows(struct mm_case *c)
+{
+	uint64_t bytes = 0;
+
+	if (pack_group_bytes(&bytes, c->type, c->n_in) < 0)
+		return;
+	c->packed_bytes = bytes;
+	c->packed = guarded_alloc(DIV_UP(ROWS, PACK_ROWS) * bytes);
+	for (size_t r = 0; r < ROWS; r += PACK_ROWS)
+		pack_group((char *)c->packed + r / PACK_ROWS * bytes, c->type,
+		           (char *)c->w + r * c->row_bytes, c->row_bytes,
+		           MIN(ROWS - r, (size_t)PACK_ROWS), c->n_in);
+}
+
 static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsigned pattern,
                        bool full)
 {
 	static const struct {
 		size_t r0, r1;
-	} ranges[] = { { 0, ROWS }, { 1, ROWS }, { 3, 4 }, { 5, 7 }, { 8, 24 }, { 2, 13 } };
+	} ranges[] = { { 0, ROWS }, { 1, ROWS }, { 3, 4 }, { 5, 7 }, { 8, 24 }, { 2, 13 } },
+	  groups[] = { { 0, ROWS }, { 16, ROWS }, { 0, 5 }, { 16, 32 }, { 32, 33 }, { 0, 16 } };
 	static const size_t tokens[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, TOKENS };
 	struct mm_case c = { .type = type, .n_in = n_in };
 	uint64_t row_bytes = 0;
@@ -187,7 +204,8 @@ static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsi
 	for (size_t r = 0; r < ROWS; r++)
 		fill_row((char *)c.w + r * c.row_bytes, type, n_in, codes, factor);
 	fill_x(c.x, TOKENS * n_in, pattern);
-	run(&ref, &c, c.want, ROWS, 0, ROWS, TOKENS);
+	pack_rows(&c);
+	run(&ref, &c, false, c.want, ROWS, 0, ROWS, TOKENS);
 	if (pattern != 2)
 		check_reference(&c);
 	for (size_t l = 0; l < n_levels; l++)
@@ -198,10 +216,15 @@ static void check_case(enum qtype type, size_t n_in, int codes, int factor, unsi
 					continue;
 				if (levels[l].slow && n_in > 640)
 					continue;
-				compare(&levels[l], &c, ranges[r].r0, ranges[r].r1, tokens[t]);
+				compare(&levels[l], &c, false, ranges[r].r0, ranges[r].r1,
+				        tokens[t]);
+				compare(&levels[l], &c, true, groups[r].r0, groups[r].r1,
+				        tokens[t]);
 			}
 	/* Row ranges and token counts change nothing in scalar either. */
-	compare(&(struct level_under_test){ "scalar", ref, true }, &c, 3, 30, 5);
+	compare(&(struct level_under_test){ "scalar", ref, true }, &c, false, 3, 30, 5);
+	compare(&(struct level_under_test){ "scalar", ref, true }, &c, true, 16, 35, 5);
+	guarded_free(c.packed, DIV_UP(ROWS, PACK_ROWS) * c.packed_bytes);
 	guarded_free(c.w, ROWS * c.row_bytes);
 	guarded_free(c.x, TOKENS * n_in * sizeof(float));
 	free(c.want);

@@ -1,7 +1,8 @@
 /* exec: logits against a plain forward pass (float loops over dequantized weights), the same bits
- * whatever the batch, the chunks and the threads, cancelled neighbours, a truncated file, every
+ * whatever the batch, the chunks, the threads and the layout of the weights, cancelled neighbours, a truncated file, every
  * allocation failing. */
 #include "engine/exec.h"
+#include "kernels/pack.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "tests/lib/ggufgen.h"
@@ -439,6 +440,92 @@ static void test_chunks_and_threads_change_no_bit(void **state)
 	}
 }
 
+/* ---- packed or in place ---- */
+
+static void pack_weight(struct weight *w)
+{
+	uint64_t bytes;
+	uint8_t *groups;
+
+	if (!w->data || w->packed || w->n_out == 1)
+		return;
+	assert_int_equal(pack_group_bytes(&bytes, w->type, w->n_in), 0);
+	groups = mem_aligned(64, DIV_UP(w->n_out, PACK_ROWS) * bytes);
+	assert_non_null(groups);
+	for (size_t r = 0; r < w->n_out; r += PACK_ROWS)
+		pack_group(groups + r / PACK_ROWS * bytes, w->type, w->data + r * w->row_bytes,
+		           w->row_bytes, MIN(w->n_out - r, (size_t)PACK_ROWS), w->n_in);
+	w->data = groups;
+	w->packed = true;
+	w->row_bytes = bytes / PACK_ROWS;
+}
+
+static void unpack_weight(struct weight *w)
+{
+	if (w->packed)
+		mem_free((void *)(uintptr_t)w->data);
+	*w = (struct weight){ 0 };
+}
+
+static void each_weight(struct model *m, void (*fn)(struct weight *w))
+{
+	for (unsigned i = 0; i < SLOT_GLOBAL_COUNT; i++)
+		fn(&m->w[i]);
+	for (uint32_t il = 0; il < m->hp.n_layer; il++)
+		for (unsigned i = 0; i < SLOT_LAYER_COUNT; i++)
+			fn(&m->layers[il].w[i]);
+}
+
+static void check_packed(const struct ggufgen_tiny *t)
+{
+	struct model *m = load(t, NULL);
+	size_t n_out = (size_t)N_TOKENS * m->hp.n_vocab;
+	float *logits[2][3];
+	int32_t tokens[N_TOKENS];
+
+	random_tokens(tokens, N_TOKENS, m->hp.n_vocab, 13);
+	for (size_t packed = 0; packed < 2; packed++) {
+		struct run r;
+
+		if (packed)
+			each_weight(m, pack_weight);
+		run_open(&r, m, &kernels, 2);
+		for (size_t i = 0; i < 3; i++) {
+			logits[packed][i] = malloc(n_out * sizeof(float));
+			r.path = i == 2 ? PATH_PROMPT : PATH_DECODE;
+			run_chunks(&r, tokens, N_TOKENS, i == 0 ? 1 : 40, logits[packed][i]);
+		}
+		run_close(&r);
+	}
+	for (size_t i = 0; i < 3; i++) {
+		if (memcmp(logits[0][i], logits[1][i], n_out * sizeof(float)) != 0)
+			fail_msg("%s type %u: packed weights give other bits, way %zu", t->arch,
+			         t->type, i);
+		free(logits[0][i]);
+		free(logits[1][i]);
+	}
+	each_weight(m, unpack_weight);
+	model_unref(m);
+}
+
+static void test_packing_changes_no_bit(void **state)
+{
+	static const uint32_t types[] = { QTYPE_Q8_0, QTYPE_Q4_1, QTYPE_Q5_0,
+		                          QTYPE_Q4_K, QTYPE_Q6_K, QTYPE_F16 };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		struct ggufgen_tiny t = families[i % ARRAY_SIZE(families)];
+
+		t.type = t.embd_type = types[i];
+		t.n_embd = 256;
+		t.head_dim = 0;
+		t.n_head = t.n_head == 6 ? 8 : 4;
+		t.n_layer = 2;
+		check_packed(&t);
+	}
+}
+
 /* Sequences of different ages in one step: a prompt's chunk, prompts' ends, decoded tokens. */
 enum { N_SEQS = 5, SEQ_MAX = 290 };
 struct crowd {
@@ -747,6 +834,7 @@ int main(void)
 		cmocka_unit_test(test_reference_f32),
 		cmocka_unit_test(test_reference_quantized),
 		cmocka_unit_test(test_chunks_and_threads_change_no_bit),
+		cmocka_unit_test(test_packing_changes_no_bit),
 		cmocka_unit_test(test_neighbours_change_no_bit),
 		cmocka_unit_test(test_cancel_inside_a_step),
 		cmocka_unit_test(test_a_chunk_without_logits),
