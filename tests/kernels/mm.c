@@ -1,6 +1,6 @@
 /* mm - matrix products: scalar against a product in double, then every level, in place and packed,
- * against scalar with memcmp, over row ranges, token counts and extreme blocks; weights, activations
- * and results end at forbidden pages. */
+ * against scalar with memcmp, over row ranges, token counts and extreme blocks; weights,
+ * activations and results end at forbidden pages. */
 #include "tests/kernels/check.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* exec: logits against a plain forward pass (float loops over dequantized weights), the same bits
- * whatever the batch, the chunks, the threads and the layout of the weights, cancelled neighbours, a truncated file, every
- * allocation failing. */
+ * whatever the batch, the chunks, the threads and the layout of the weights, cancelled neighbours,
+ * a truncated file, every allocation failing. */
 #include "engine/exec.h"
 #include "kernels/pack.h"
 #include "base/mem.h"
