@@ -88,9 +88,9 @@ struct kernels {
 	const char *level;              /* "scalar", "avx2", "avx512" */
 	mm_fn mm[QTYPE_COUNT];          /* NULL where qtype_table says QACT_NONE */
 	const char *mm_level[QTYPE_COUNT];
-	/* The same product, to the same bytes, with a packed tensor (kernels/pack.h): w is its first
-	 * group, 64-byte aligned, row_bytes a 16th of a group, r0 a multiple of 16. A group is read
-	 * whole. NULL for types that pack_supported() denies. */
+	/* The same product, to the same bytes, with a packed tensor (kernels/pack.h): w is its
+	 * first group, 64-byte aligned, row_bytes a 16th of a group, r0 a multiple of 16. A group
+	 * is read whole. NULL for types that pack_supported() denies. */
 	mm_fn mm_packed[QTYPE_COUNT];
 	/* Row of n elements to float. NULL for types without. */
 	void (*dequant[QTYPE_COUNT])(float *y, const void *row, size_t n);

@@ -1,6 +1,5 @@
 /* mm - the reference matrix products: a weight row is unpacked once into scratch, then met by every
- * token. A packed row is put back as it was in the file before, so that both layouts mean the same by
- * construction. */
+ * token. A packed row is put back as it was in the file first: both layouts mean the same. */
 #include "base/num.h"
 #include "kernels/levels.h"
 #include "kernels/pack.h"
