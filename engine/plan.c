@@ -43,8 +43,8 @@ static struct plan_mat mat_of(struct build *b, const struct weight *w)
 	if (!w->data)
 		return (struct plan_mat){ 0 };
 	b->p->max_in = MAX(b->p->max_in, (size_t)w->n_in);
-	return (struct plan_mat){ .data = w->data, .type = w->type, .packed = w->packed, .row_bytes = w->row_bytes,
-		.n_in = w->n_in, .n_out = w->n_out };
+	return (struct plan_mat){ .data = w->data, .type = w->type, .packed = w->packed,
+		.row_bytes = w->row_bytes, .n_in = w->n_in, .n_out = w->n_out };
 }
 
 static bool takes_q16(const struct plan_mat *mat)

@@ -37,8 +37,8 @@ BLOCK(block_q5_k, 176, uint16_t d, dmin; uint8_t scales[12], qh[32], qs[128];);
 /* Element 128h + 32s + l: nibble s / 2 of ql[64h + 32(s & 1) + l], bits 4 and 5 from qh[32h + l] >>
  * 2s; w = d * scales[element / 16] * (q - 32). */
 BLOCK(block_q6_k, 210, uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d;);
-/* 8 groups of 32, each nibbles of 32; w = d * (sc - 32) * T[q]. Scale j: low nibble (scales_l[j / 2] >>
- * 4(j % 2)), top 2 bits (scales_h >> 2j) & 3. */
+/* 8 groups of 32, each nibbles of 32; w = d * (sc - 32) * T[q]. Scale j: low nibble (scales_l[j /
+ * 2] >> 4(j % 2)), top 2 bits (scales_h >> 2j) & 3. */
 BLOCK(block_iq4_xs, 136, uint16_t d, scales_h; uint8_t scales_l[4], qs[128];);
 #undef BLOCK
 
