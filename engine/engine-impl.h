@@ -39,8 +39,12 @@ struct row_job {                        /* a row of logits of the step that just
 	struct request_state *s;
 	const float *row;
 	uint32_t pos;
-	float logprob;
+	/* rows from here on that are evaluated in turn as long as each draws the guess that the
+	 * next was computed for; 0: one of those */
+	uint32_t chain;
+	bool used;                      /* evaluated: code and result are there */
 	int code;
+	struct row_result result;
 };
 
 struct engine {
@@ -67,6 +71,7 @@ struct engine {
 
 	/* Published for engine_stats. */
 	_Atomic uint64_t used, steps, prompt_tokens, decode_tokens, preemptions;
+	_Atomic uint64_t draft_tokens, draft_accepted;
 	_Atomic uint32_t n_running, n_waiting, n_parked;
 };
 
@@ -86,11 +91,28 @@ void engine_unpark(struct engine *e, struct request_state *s);
 /* Room for n_pos positions of s; younger or parked sequences of any lane lose their pages for it if
  * they must. 0, KV_E_FULL when s itself had to go back to waiting, -ENOSPC, -ENOMEM. */
 int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos);
+/* Room for n_pos positions in kv, pages of l that s can do without: takes nothing from anybody. */
+bool engine_spare(struct engine *e, struct request_state *s, const struct lane *l,
+                  struct kv_seq *kv, uint32_t n_pos);
+/* bytes of pages that s holds, its draft model's included */
+uint64_t seq_kv_bytes(const struct request_state *s);
 /* waiting requests to their lanes, as far as slots and pages go */
 void engine_admit(struct engine *e);
 /* The end of a request: last call of its sink, everything freed. err: for FINISH_ERROR. */
 void engine_finish(struct engine *e, struct request_state *s, enum finish finish,
                    const struct err *err);
+
+/* engine-spec.c */
+/* Guesses of the n sequences in engine.rows, which all have a row in the step: at most `most` in
+ * all. Returns how many; request_state.n_guess has each one's. */
+uint32_t engine_guess(struct engine *e, struct lane *l, uint32_t n, uint32_t most);
+/* The first `held` guesses of s were drawn. */
+void engine_guessed(struct engine *e, struct request_state *s, uint32_t held);
+/* s goes on without its draft model, whose pages are given back. */
+void engine_draft_end(struct request_state *s);
+/* All draft models' pages, or those of s's uid, for somebody who needs pages more. Were there
+ * any? */
+bool engine_draft_yield(struct engine *e, const struct request_state *s);
 
 /* engine-step.c */
 bool lane_turn(struct engine *e, struct lane *l);       /* one step, if there is one to do */

@@ -270,12 +270,22 @@ static void preempt(struct engine *e, struct request_state *s)
 	if (!s->sched.parked)
 		s->lane->n_active--;
 	s->kv = kv_seq_free(s->kv);
-	s->n_done = 0;
+	s->draft_kv = kv_seq_free(s->draft_kv);
+	s->n_done = s->draft_done = 0;
 	s->sched.preempted = true;
 	sched_set_running(&s->sched, false);
 	list_remove(&s->r->link);
 	list_append(&e->waiting, &s->r->link);
 	atomic_fetch_add_explicit(&e->preemptions, 1, memory_order_relaxed);
+}
+
+uint64_t seq_kv_bytes(const struct request_state *s)
+{
+	uint64_t sum = s->kv ? kv_seq_pages(s->kv) * s->lane->page_bytes : 0;
+
+	if (s->draft_kv)
+		sum += kv_seq_pages(s->draft_kv) * s->draft->page_bytes;
+	return sum;
 }
 
 /* What every uid holds and what an equal share would be. */
@@ -288,8 +298,7 @@ static void weigh(struct engine *e)
 		struct lane *l = container_of(it, struct lane, link);
 
 		list_for(&l->seqs, jt)
-			sched_weigh(&link_seq(jt)->sched,
-			            kv_seq_pages(link_seq(jt)->kv) * l->page_bytes);
+			sched_weigh(&link_seq(jt)->sched, seq_kv_bytes(link_seq(jt)));
 	}
 	sched_weigh_end(&e->sched, e->c.budget > fixed ? e->c.budget - fixed : 0);
 }
@@ -381,6 +390,8 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 			if (r != KV_E_FULL)
 				return r;
 		}
+		if (engine_draft_yield(e, limited ? s : NULL))
+			continue;
 		victim = find_victim(e, s, more, limited, &others);
 		if (victim) {
 			preempt(e, victim);
@@ -391,15 +402,6 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 			return -ENOSPC;
 		}
 	}
-}
-
-static void insert_by_age(struct lane *l, struct request_state *s)
-{
-	struct list *at = l->seqs.prev;
-
-	while (at != &l->seqs && link_seq(at)->sched.order > s->sched.order)
-		at = at->prev;
-	list_append(at->next, &s->r->link);     /* before at's successor */
 }
 
 /* Every running sequence may want a page before the new one has got anywhere: leave it to them, or
@@ -414,6 +416,30 @@ static uint64_t headroom(const struct engine *e)
 		sum += l->n_active * l->page_bytes;
 	}
 	return sum;
+}
+
+bool engine_spare(struct engine *e, struct request_state *s, const struct lane *l,
+                  struct kv_seq *kv, uint32_t n_pos)
+{
+	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = kv_seq_pages(kv), more;
+
+	if (need <= have)
+		return true;
+	more = (need - have) * l->page_bytes;
+	weigh(e);
+	if (more + headroom(e) > pages_left(e) || !sched_below_limit(&s->sched, more))
+		return false;
+	trim(e, more);
+	return kv_seq_reserve(kv, n_pos) == 0;
+}
+
+static void insert_by_age(struct lane *l, struct request_state *s)
+{
+	struct list *at = l->seqs.prev;
+
+	while (at != &l->seqs && link_seq(at)->sched.order > s->sched.order)
+		at = at->prev;
+	list_append(at->next, &s->r->link);     /* before at's successor */
 }
 
 /* Bytes that s could have if all gave way that must, the page that is kept for each included. */
@@ -440,6 +466,8 @@ static int free_for(struct engine *e, struct request_state *s, uint64_t more)
 	struct request_state *victim;
 	bool others;
 
+	if (more + headroom(e) > pages_left(e))
+		engine_draft_yield(e, NULL);
 	weigh(e);
 	if (more + headroom(e) > pages_left(e) + could_have(e, s, more))
 		return headroom(e) > 0 ? KV_E_FULL : -ENOSPC;

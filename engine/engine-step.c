@@ -25,7 +25,8 @@ static const double STEP_TARGET_S = 0.1;
 static const double EVEN_AND_MORE = 1.25;
 
 struct step {
-	uint32_t n_slices, n_decode, n_prompt, n_logits;
+	uint32_t n_slices, n_prompt, n_logits;
+	uint32_t n_decode, n_rows;      /* sequences with a decode row; rows, guesses included */
 	double work;                    /* of the prompt rows, as pace counts */
 	struct sched_step sharing;
 	double fair_s;                  /* what one uid's share of the step takes; 0 = not shared */
@@ -62,7 +63,7 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 	list_for_safe(&l->seqs, it) {
 		struct request_state *s = link_seq(it);
 
-		s->grant = 0;
+		s->grant = s->n_guess = 0;
 		s->ready = s->chosen = false;
 		if (cancelled(s)) {
 			engine_finish(e, s, FINISH_CANCELLED, NULL);
@@ -152,13 +153,15 @@ static void mark_rows(struct engine *e, struct lane *l, uint32_t take)
 	}
 }
 
-/* Up to max_seqs decode rows with pages, oldest first, into engine.rows. */
+/* Up to max_seqs decode rows with pages, oldest first, into engine.rows; guesses where all have
+ * theirs. */
 static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 {
-	uint32_t ready = decode_ready(e, l), take = MIN(ready, e->c.max_seqs), n = 0;
+	uint32_t ready = decode_ready(e, l), most, n = 0;
 
 	sched_step_of(&e->sched, &st->sharing);
-	mark_rows(e, l, MIN(take, fair_rows(e, l, st)));
+	most = MIN(e->c.max_seqs, fair_rows(e, l, st));
+	mark_rows(e, l, MIN(ready, most));
 	list_for(&l->seqs, it)
 		if (link_seq(it)->chosen)
 			e->rows[n++] = link_seq(it);
@@ -176,8 +179,12 @@ static void choose_decode(struct engine *e, struct lane *l, struct step *st)
 			e->rows[st->n_decode] = e->rows[k];
 			e->rows[st->n_decode++]->grant = 1;
 		}
-	st->n_slices = st->n_decode;
-	st->n_logits = st->n_decode;
+	st->n_slices = st->n_rows = st->n_decode;
+	if (st->n_decode > 0 && n == ready && most > ready)
+		st->n_rows += engine_guess(e, l, st->n_decode, most - ready);
+	for (uint32_t k = 0; k < st->n_decode; k++)
+		e->rows[k]->grant += e->rows[k]->n_guess;
+	st->n_logits = st->n_rows;
 }
 
 /* Take up to n more prompt tokens of s into the step. Returns how many; 0 closes it for this
@@ -249,7 +256,7 @@ static double prompt_budget(const struct engine *e, struct lane *l, const struct
 		/* a step of nothing would be the last */
 		if (l->prompt_credit_s < 0 && st->n_decode > 0)
 			return -1;
-		target = MIN(target, pace_rows_s(&l->pace, st->n_decode) + share);
+		target = MIN(target, pace_rows_s(&l->pace, st->n_rows) + share);
 	}
 	return pace_budget(&l->pace, target);
 }
@@ -343,10 +350,16 @@ struct eval_arg {
 static void eval_chunk(void *arg, uint32_t i, uint32_t thread)
 {
 	const struct eval_arg *a = arg;
-	struct row_job *j = &a->jobs[i];
+	struct row_job *j = &a->jobs[i], *end = j + j->chain;
 
 	(void)thread;
-	j->code = seq_eval_row(j->s, a->kernels, j->row, j->pos, &j->logprob);
+	for (; j < end; j++) {
+		j->code = seq_eval_row(j->s, a->kernels, j->row, j->pos, &j->result);
+		j->used = true;
+		/* the row after it holds only if this one draws its token */
+		if (j->code < 0 || (j + 1 < end && j->result.id != j->s->r->tokens[j->pos + 1]))
+			return;
+	}
 }
 
 static uint32_t collect_jobs(struct engine *e, const struct step *st, const float *logits)
@@ -359,12 +372,15 @@ static uint32_t collect_jobs(struct engine *e, const struct step *st, const floa
 
 		if (sl->cancelled)
 			continue;
-		s->n_done += sl->n;
+		s->n_done += sl->n - s->n_guess;
 		for (uint32_t k = 0; k < sl->n_logits; k++) {
-			e->jobs[n] = (struct row_job){
-				.s = s, .row = logits + (size_t)n * s->r->model->hp.n_vocab,
-				.pos = sl->pos0 + sl->n - sl->n_logits + k,
-			};
+			struct row_job *j = &e->jobs[n];
+
+			j->s = s;
+			j->row = logits + (size_t)n * s->r->model->hp.n_vocab;
+			j->pos = sl->pos0 + sl->n - sl->n_logits + k;
+			j->chain = s->n_guess == 0 ? 1 : k == 0 ? sl->n_logits : 0;
+			j->used = false;
 			n++;
 		}
 	}
@@ -373,14 +389,22 @@ static uint32_t collect_jobs(struct engine *e, const struct step *st, const floa
 
 /* Hand the rows of one sequence to it, in order. */
 static void use_rows(struct engine *e, struct request_state *s, const struct row_job *jobs,
-                     uint32_t n)
+                         uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
+	uint32_t n_used = 0;
+
+	while (n_used < n && jobs[n_used].used)
+		n_used++;
+	if (s->n_guess > 0 && n_used > 0) {
+		s->n_done += n_used - 1;
+		engine_guessed(e, s, n_used - 1);
+	}
+	for (uint32_t i = 0; i < n_used; i++) {
 		enum finish finish;
 		int r = jobs[i].code;
 
 		if (r == 0)
-			r = seq_use_row(s, jobs[i].row, jobs[i].pos, jobs[i].logprob, &finish);
+			r = seq_use_row(s, jobs[i].row, jobs[i].pos, &jobs[i].result, &finish);
 		if (r == 0)
 			continue;
 		if (r == SEQ_E_END)
@@ -395,6 +419,16 @@ static void use_rows(struct engine *e, struct request_state *s, const struct row
 	}
 }
 
+/* Tokens that came of decode rows. */
+static uint32_t count_made(const struct engine *e, uint32_t n_jobs)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < n_jobs; i++)
+		n += e->jobs[i].used && e->jobs[i].pos >= e->jobs[i].s->n_path;
+	return n;
+}
+
 static void use_step(struct engine *e, const struct step *st, const float *logits)
 {
 	uint32_t n = collect_jobs(e, st, logits), at = 0;
@@ -402,6 +436,7 @@ static void use_step(struct engine *e, const struct step *st, const float *logit
 
 	if (n > 0)
 		pool_run(e->pool, eval_chunk, &arg, n);
+	atomic_fetch_add_explicit(&e->decode_tokens, count_made(e, n), memory_order_relaxed);
 	for (uint32_t i = 0; i < st->n_slices; i++) {
 		const struct exec_slice *sl = &e->slices[i];
 
@@ -450,10 +485,10 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 static void measure(struct lane *l, const struct step *st, double seconds)
 {
 	if (st->fair_s > 0 && st->n_prompt > 0)
-		l->prompt_credit_s -= MAX(seconds - pace_rows_s(&l->pace, st->n_decode), 0.0);
+		l->prompt_credit_s -= MAX(seconds - pace_rows_s(&l->pace, st->n_rows), 0.0);
 	if (st->n_prompt == 0)
-		pace_learn_rows(&l->pace, st->n_decode, seconds);
-	if (st->n_prompt == 0 || st->n_prompt >= MIN((uint32_t)CHUNK_LEAST, 2 * st->n_decode))
+		pace_learn_rows(&l->pace, st->n_rows, seconds);
+	if (st->n_prompt == 0 || st->n_prompt >= MIN((uint32_t)CHUNK_LEAST, 2 * st->n_rows))
 		pace_learn(&l->pace, st->work, seconds);
 }
 
@@ -478,7 +513,6 @@ static bool run_step(struct engine *e, struct lane *l)
 	}
 	atomic_fetch_add_explicit(&e->steps, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->prompt_tokens, st.n_prompt, memory_order_relaxed);
-	atomic_fetch_add_explicit(&e->decode_tokens, st.n_decode, memory_order_relaxed);
 	use_step(e, &st, logits);
 	measure(l, &st, seq_now() - t0);
 	return true;

@@ -36,7 +36,9 @@ static void count(struct request_state *s, bool running)
 {
 	uint64_t pages = s->kv ? kv_seq_pages(s->kv) : 0;
 
-	sched_count(&s->sched, running, pages, pages * s->lane->page_bytes);
+	if (s->draft_kv)
+		pages += kv_seq_pages(s->draft_kv);
+	sched_count(&s->sched, running, pages, seq_kv_bytes(s));
 }
 
 static void publish(struct engine *e)
@@ -89,6 +91,7 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 	sched_leave(&e->sched, &s->sched);
 	pthread_mutex_unlock(&e->lock);
 	s->kv = kv_seq_free(s->kv);
+	engine_draft_end(s);
 	seq_result(s, &result);
 	result.finish = finish;
 	if (finish == FINISH_ERROR) {
@@ -112,6 +115,15 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 	if (ret < 0)
 		return ret;
 	s->lane->n_requests++;
+	if (r->draft) {
+		struct lane *d;
+
+		ret = lane_get(e, r->draft, &d, err);
+		if (ret < 0)
+			return ret;
+		d->n_requests++;
+		s->draft = d;
+	}
 	pthread_mutex_lock(&e->lock);
 	ret = sched_join(&e->sched, &s->sched, r->uid, r->client, r->batch_class, r->kv_max);
 	pthread_mutex_unlock(&e->lock);
@@ -484,6 +496,8 @@ void engine_stats(struct engine *e, struct engine_stats *ret)
 		.steps = atomic_load_explicit(&e->steps, memory_order_relaxed),
 		.prompt_tokens = atomic_load_explicit(&e->prompt_tokens, memory_order_relaxed),
 		.decode_tokens = atomic_load_explicit(&e->decode_tokens, memory_order_relaxed),
+		.draft_tokens = atomic_load_explicit(&e->draft_tokens, memory_order_relaxed),
+		.draft_accepted = atomic_load_explicit(&e->draft_accepted, memory_order_relaxed),
 		.preemptions = atomic_load_explicit(&e->preemptions, memory_order_relaxed),
 		.beats = ps.beats,
 	};

@@ -11,6 +11,12 @@
 #include "kernels/kernels.h"
 
 struct engine;
+/* When to compute guesses (engine/spec.h); it changes no answer. */
+enum engine_guess {
+	GUESS_WHERE_IT_PAYS,
+	GUESS_NEVER,
+	GUESS_ALWAYS,                   /* for measurements: whatever they cost */
+};
 struct engine_config {
 	uint32_t threads;               /* 0 = pool_default_threads() */
 	/* bytes for KV pages and buffers of all models; 0 = half of total memory */
@@ -18,6 +24,7 @@ struct engine_config {
 	/* prompt tokens a step, default 128: bounds the delay of other clients' tokens */
 	uint32_t chunk;
 	uint32_t max_seqs;              /* sequences decoded together, default 64 */
+	enum engine_guess guess;
 };
 int engine_new(struct engine **ret, const struct engine_config *c, const struct kernels *k,
                struct err *err);
@@ -45,6 +52,8 @@ int engine_stuck(struct engine *e);
 struct engine_stats {                   /* a snapshot, never waits for compute */
 	uint32_t threads, threads_active, running, waiting, parked;
 	uint64_t budget, used, steps, prompt_tokens, decode_tokens, beats, preemptions;
+	/* guesses computed beside sure tokens, and those that held */
+	uint64_t draft_tokens, draft_accepted;
 	char threads_why[128];
 };
 void engine_stats(struct engine *e, struct engine_stats *ret);

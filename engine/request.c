@@ -29,6 +29,8 @@ struct request *request_free(struct request *r)
 		mem_free(r->stop[i]);
 	if (r->model)
 		model_unref(r->model);
+	if (r->draft)
+		model_unref(r->draft);
 	return mem_free(r);
 }
 
@@ -106,6 +108,25 @@ static int check_kind(const struct request *r, struct err *err)
 	return err_set(err, -EINVAL, "unknown kind of request %d", (int)r->kind);
 }
 
+/* A guess is an id: it must mean the same text to both. */
+static int check_draft(const struct request *r, struct err *err)
+{
+	const struct tok *a = r->model->tok, *b = r->draft->tok;
+	char label[MODEL_LABEL_MAX], draft[MODEL_LABEL_MAX];
+	bool same = r->model->hp.n_vocab == r->draft->hp.n_vocab;
+
+	for (uint32_t i = 0; same && a != b && i < tok_n_vocab(a); i++) {
+		struct bytes x = tok_text(a, (int32_t)i), y = tok_text(b, (int32_t)i);
+
+		same = x.n == y.n && memcmp(x.p, y.p, x.n) == 0;
+	}
+	if (same)
+		return 0;
+	return err_set(err, -EINVAL,
+	               "model %s cannot draft for model %s: their vocabularies differ",
+	               model_label(r->draft, draft), model_label(r->model, label));
+}
+
 int request_check(const struct request *r, struct err *err)
 {
 	int ret;
@@ -119,5 +140,7 @@ int request_check(const struct request *r, struct err *err)
 		ret = check_kind(r, err);
 	if (ret == 0)
 		ret = check_stops(r, err);
+	if (ret == 0 && r->kind == REQUEST_GENERATE && r->draft)
+		ret = check_draft(r, err);
 	return ret;
 }

@@ -29,6 +29,10 @@ struct request {                        /* request_new zeroes; fill, then engine
 	struct sampler_params sampling; /* bias array owned (mem_alloc) */
 	char *stop[STOP_MAX];           /* owned, NUL-terminated, non-empty */
 	uint32_t n_stop;
+	/* GENERATE, for speed alone: guess from the text so far; by a model of the same vocabulary,
+	 * a reference, released by the engine. */
+	bool lookup;
+	struct model *draft;
 	bool ignore_eos, special;       /* special: special tokens are visible in text */
 	uint32_t uid;
 	uint64_t client;                /* fairness key within the uid */

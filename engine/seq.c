@@ -46,6 +46,21 @@ int seq_new(struct request_state **ret, struct request *r, uint32_t max_out)
 			return e;
 		for (uint32_t i = 0; i < r->n_tokens; i++)
 			sampler_accept(s->sampler, r->tokens[i]);
+		if (r->lookup || r->draft) {
+			e = spec_new(&s->spec);
+			if (e < 0)
+				return e;
+		}
+		if (r->lookup)
+			spec_index(s->spec, r->tokens, r->n_tokens);
+		if (r->draft) {
+			const struct sampler_params greedy = { .top_p = 1, .typical_p = 1,
+				                               .repeat_penalty = 1 };
+
+			e = sampler_new(&s->draft_pick, &greedy, r->draft->hp.n_vocab);
+			if (e < 0)
+				return e;
+		}
 		detok_init(&s->detok, r->model->tok, r->special);
 		stop_init(&s->stop, (const char *const *)r->stop, r->n_stop);
 	}
@@ -59,6 +74,8 @@ struct request_state *seq_free(struct request_state *s)
 		return NULL;
 	kv_seq_free(s->kv);
 	sampler_free(s->sampler);
+	sampler_free(s->draft_pick);
+	spec_free(s->spec);
 	stop_deinit(&s->stop);
 	sbuf_deinit(&s->text);
 	return mem_free(s);
@@ -129,7 +146,8 @@ size_t seq_room(const struct request_state *s, uint32_t n_logits)
 	size_t row = ROOM_ROW;
 
 	if (s->r->kind == REQUEST_GENERATE)
-		return ROOM_TOKEN + (size_t)s->r->sampling.n_logprobs * sizeof(struct logprob);
+		return n_logits * (ROOM_TOKEN + (size_t)s->r->sampling.n_logprobs *
+		                                        sizeof(struct logprob));
 	if (s->r->kind == REQUEST_LOGITS)
 		row += (size_t)s->r->model->hp.n_vocab * sizeof(float);
 	return row * n_logits;
@@ -137,82 +155,90 @@ size_t seq_room(const struct request_state *s, uint32_t n_logits)
 
 /* === What becomes of a row === */
 int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
-                 float *ret_logprob)
+                 struct row_result *ret)
 {
 	bool report = s->r->sampling.n_logprobs > 0;
 	double lse;
 	float max;
+	int e;
 
-	if (s->r->kind == REQUEST_GENERATE)
-		return sampler_sample(s->sampler, row, &s->id, report ? &s->own : NULL,
-		                      report ? s->top : NULL);
+	if (s->r->kind == REQUEST_GENERATE) {
+		e = sampler_sample(s->sampler, row, &ret->id, report ? &ret->own : NULL,
+		                   report ? ret->top : NULL);
+		if (e == 0)
+			sampler_accept(s->sampler, ret->id);
+		return e;
+	}
 	if (s->r->kind != REQUEST_SCORE)
 		return 0;
 	k->logsumexp(row, s->r->model->hp.n_vocab, &max, &lse);
 	if (!isfinite(lse))
 		return -EBADMSG;
-	*ret_logprob = (float)((double)row[s->r->tokens[pos + 1]] - lse);
+	ret->logprob = (float)((double)row[s->r->tokens[pos + 1]] - lse);
 	return 0;
 }
 
-static int append_token(struct request_state *s, int32_t id)
+int seq_guess_room(struct request_state *s, uint32_t n)
 {
-	if (s->n_tokens == s->cap) {
-		uint32_t cap = s->cap + MAX(s->cap / 2, 64u);
-		int32_t *p = mem_reallocn(s->r->tokens, cap, sizeof(*p));
+	uint32_t cap;
+	int32_t *p;
 
-		if (!p)
-			return -ENOMEM;
-		s->r->tokens = p;
-		s->cap = cap;
-	}
-	s->r->tokens[s->n_tokens++] = id;
+	if (n <= s->cap - s->n_tokens)
+		return 0;
+	cap = s->cap + MAX(s->cap / 2, 64u);
+	p = mem_reallocn(s->r->tokens, cap, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	s->r->tokens = p;
+	s->cap = cap;
 	return 0;
 }
 
 /* The drawn token: into the history, through detokenizer and stop strings, to the sink. */
-static int use_token(struct request_state *s, enum finish *ret_finish)
+static int use_token(struct request_state *s, const struct row_result *result,
+                     enum finish *ret_finish)
 {
 	struct request *r = s->r;
-	bool eog = !r->ignore_eos && tok_is_eog(r->model->tok, s->id), last;
+	bool eog = !r->ignore_eos && tok_is_eog(r->model->tok, result->id), last;
 	uint32_t n_top = r->sampling.n_logprobs;
 	int e;
 
-	e = append_token(s, s->id);
+	e = seq_guess_room(s, 1);
 	if (e < 0)
 		return e;
-	sampler_accept(s->sampler, s->id);
+	r->tokens[s->n_tokens++] = result->id;
 	s->n_out++;
 	s->t_last = seq_now();
 	if (s->t_first == 0)
 		s->t_first = s->t_last;
 	last = eog || s->n_out == s->max_out;
 	s->text.n = 0;
-	e = detok_push(&s->detok, s->id, &s->text);
+	e = detok_push(&s->detok, result->id, &s->text);
 	if (e == 0 && last)
 		e = detok_flush(&s->detok, &s->text);
 	if (e == 0)
 		e = stop_push(&s->stop, s->text.p, s->text.n, last);
 	if (e < 0)
 		return e;
-	r->sink.token(r->user, s->id, s->stop.out > 0 ? s->stop.text.p : "", s->stop.out,
-	              n_top > 0 ? &s->own : NULL, s->top, n_top);
+	r->sink.token(r->user, result->id, s->stop.out > 0 ? s->stop.text.p : "", s->stop.out,
+	              n_top > 0 ? &result->own : NULL, result->top, n_top);
 	if (!last && !s->stop.hit)
 		return 0;
 	*ret_finish = eog || s->stop.hit ? FINISH_STOP : FINISH_LENGTH;
 	return SEQ_E_END;
 }
 
-int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob,
-                enum finish *ret_finish)
+int seq_use_row(struct request_state *s, const float *row, uint32_t pos,
+                const struct row_result *result, enum finish *ret_finish)
 {
 	struct request *r = s->r;
+	float logprob = result->logprob;
 
 	s->n_rows = pos + 1;
 	if (pos + 1 >= s->n_path && s->t_prompt == 0)
 		s->t_prompt = seq_now();
 	if (r->kind == REQUEST_GENERATE)
-		return use_token(s, ret_finish);
+		return use_token(s, result, ret_finish);
 	if (r->kind == REQUEST_SCORE) {
 		s->sum_nll -= (double)logprob;
 		s->sum_nll_sq += (double)logprob * (double)logprob;
@@ -238,6 +264,7 @@ void seq_result(const struct request_state *s, struct request_result *ret)
 		.completion_tokens = s->r->kind == REQUEST_GENERATE ? s->n_out : 0,
 		.sum_nll = s->sum_nll, .n_scored = s->n_scored, .sum_nll_sq = s->sum_nll_sq,
 		.bytes_read = s->bytes_read, .read_s = s->read_s,
+		.draft_tokens = s->n_drafted, .draft_accepted = s->n_held,
 	};
 	if (s->t_start > 0 && end > s->t_start)
 		ret->timing.prompt_s = end - s->t_start;

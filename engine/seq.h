@@ -11,6 +11,7 @@
 #include "engine/kv.h"
 #include "engine/request.h"
 #include "engine/sched.h"
+#include "engine/spec.h"
 #include "engine/stop.h"
 
 struct lane;
@@ -35,7 +36,9 @@ struct request_state {
 
 	uint32_t n_tokens, cap;         /* of r->tokens: known tokens, allocated */
 	uint32_t n_path;                /* the first n_path tokens take the prompt path */
-	uint32_t n_done;                /* tokens in the KV store */
+	/* Tokens in the KV store for good. What a step wrote there for guesses that did not hold
+	 * lies beyond and is overwritten by the next. */
+	uint32_t n_done;
 	uint32_t n_rows;                /* tokens whose row of logits was used */
 	/* GENERATE: tokens made and allowed; READ: steps done and asked for */
 	uint32_t n_out, max_out;
@@ -45,9 +48,19 @@ struct request_state {
 	bool ready, chosen;             /* has a decode row to do; has got it */
 	bool closed;                    /* takes no more tokens in that step */
 
-	/* Results of the row at hand, filled by any thread of the pool. */
-	int32_t id;
-	struct logprob own, top[SEQ_TOP_MAX];
+	/* Speculation (spec.h). Guesses of the step being built stand behind the known tokens:
+	 * r->tokens[n_tokens, n_tokens + n_guess). */
+	struct spec *spec;              /* NULL: none */
+	uint32_t n_guess, guess_most;   /* taken into the step; offered */
+	uint32_t guess_match, guess_at; /* length of the match or SPEC_DRAFT; place of a match */
+	double guess_chance;            /* that the next guess, and all before it, hold */
+	uint64_t n_drafted, n_held;     /* guesses that were computed; that held */
+	/* The draft model's side: its lane, NULL without one; its pages, and tokens in them. */
+	struct lane *draft;
+	struct kv_seq *draft_kv;
+	struct sampler *draft_pick;     /* greedy */
+	uint32_t draft_done;
+	bool drafted;                   /* the guesses of this step are the draft model's */
 
 	/* seconds, monotonic; 0 = not yet */
 	double t_submit, t_start, t_prompt, t_first, t_last;
@@ -75,15 +88,23 @@ uint32_t seq_logits(const struct request_state *s, uint32_t n);
 /* bytes of output they make at most */
 size_t seq_room(const struct request_state *s, uint32_t n_logits);
 
-/* The part of a row that any thread may do: GENERATE draws, SCORE looks up. pos: position of the
- * row's token. 0, -EBADMSG for a row that is no distribution. */
+struct row_result {
+	int32_t id;                     /* GENERATE: the token drawn */
+	float logprob;                  /* SCORE */
+	struct logprob own, top[SEQ_TOP_MAX];
+};
+/* The part of a row that any thread may do: GENERATE draws, so the rows of a sequence come in order
+ * of pos, and a row comes only if it will be used; SCORE looks up. pos: position of the row's
+ * token. 0, -EBADMSG for a row that is no distribution. */
 int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
-                 float *ret_logprob);
+                 struct row_result *ret);
 /* The rest, on the engine thread, in order of pos: calls the sink. SEQ_E_END with *ret_finish when
  * the request is over by this row. */
 enum { _SEQ_E_SUCCESS, SEQ_E_END };
-int seq_use_row(struct request_state *s, const float *row, uint32_t pos, float logprob,
-                enum finish *ret_finish);
+int seq_use_row(struct request_state *s, const float *row, uint32_t pos,
+                const struct row_result *result, enum finish *ret_finish);
+/* Memory behind the known tokens for n guesses: 0 or -ENOMEM. */
+int seq_guess_room(struct request_state *s, uint32_t n);
 /* but for finish, code and err */
 void seq_result(const struct request_state *s, struct request_result *ret);
 /* Sentence for a person: the model's name, made printable. */

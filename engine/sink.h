@@ -17,6 +17,8 @@ struct request_result {
 	int code;                       /* FINISH_ERROR: negative errno; text in err */
 	const struct err *err;          /* NULL unless FINISH_ERROR */
 	uint32_t prompt_tokens, cached_tokens, completion_tokens;
+	/* guesses that were computed beside sure tokens, and those that held (spec.h) */
+	uint64_t draft_tokens, draft_accepted;
 	struct request_timing timing;
 	double sum_nll;                 /* REQUEST_SCORE */
 	uint64_t n_scored;

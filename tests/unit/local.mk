@@ -91,6 +91,12 @@ tests_unit_test_engine_share_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_engine_share_LDADD = $(tests_unit_test_engine_LDADD)
 UNIT_TESTS += tests/unit/test-engine-share
 
+check_PROGRAMS += tests/unit/test-spec
+tests_unit_test_spec_SOURCES = tests/unit/test-spec.c tests/unit/engine-jobs.h
+tests_unit_test_spec_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_spec_LDADD = $(tests_unit_test_engine_LDADD)
+UNIT_TESTS += tests/unit/test-spec
+
 check_PROGRAMS += tests/unit/test-tok
 tests_unit_test_tok_SOURCES = tests/unit/test-tok.c
 tests_unit_test_tok_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)

@@ -1,0 +1,322 @@
+/* engine-spec - which guesses go into a step, and the draft model that makes some of them.
+ *
+ * A guess is taken where it brings more tokens for its time than the step has without it: its
+ * chance (engine/spec) against what a row costs (engine/pace). So guesses grow longer while they
+ * hold, stop where they do not, and vanish by themselves where many sequences fill the step. They
+ * come after the first row of everybody, count as rows of their uid, and take neither pages nor
+ * room that anybody else could miss.
+ *
+ * Invariants:
+ * 1. A guess changes no byte of an answer: it is checked on the decode path, where a row is the
+ *    same in any company, and its draw takes place only if all guesses before it were drawn.
+ * 2. n_guess > 0 only between engine_guess and the use of the step's rows; the guesses stand
+ *    behind the known tokens, with pages for all of them.
+ * 3. draft_done <= n_tokens, and the draft model's pages hold the first draft_done of the known
+ *    tokens.
+ * 4. Whatever fails in a draft model ends drafting for the sequence, never its answer. */
+#include <errno.h>
+#include "base/num.h"
+#include "engine/engine-impl.h"
+
+enum {
+	/* sequences of a draft step */
+	GROUP = 16,
+	/* known tokens that a draft step takes beside guessing; more are made up for before */
+	LAG_MOST = 16,
+	/* prompt tokens of a draft model a step, where others wait for it */
+	CATCH_UP_SHARED = 32,
+};
+/* chances and costs are estimates: a guess has to be that much better than none */
+static const double MARGIN = 1.15;
+
+/* === Draft models === */
+void engine_draft_end(struct request_state *s)
+{
+	if (!s->draft)
+		return;
+	s->draft->n_requests--;
+	s->draft = NULL;
+	s->draft_kv = kv_seq_free(s->draft_kv);
+	s->draft_done = 0;
+}
+
+bool engine_draft_yield(struct engine *e, const struct request_state *s)
+{
+	bool any = false;
+
+	list_for(&e->lanes, it)
+		list_for(&container_of(it, struct lane, link)->seqs, jt) {
+			struct request_state *v = link_seq(jt);
+
+			if (!v->draft_kv || (s && v->r->uid != s->r->uid))
+				continue;
+			any = any || kv_seq_pages(v->draft_kv) > 0;
+			engine_draft_end(v);
+		}
+	return any;
+}
+
+/* Seconds of one step of its draft model; until one was measured, as the models' sizes say. */
+static double draft_step_s(const struct request_state *s)
+{
+	const struct lane *d = s->draft, *l = s->lane;
+
+	if (d->pace.row_s > 0)
+		return pace_rows_s(&d->pace, 1);
+	return pace_rows_s(&l->pace, 1) * (double)d->model->n_bytes / (double)l->model->n_bytes;
+}
+
+/* A step of the draft model. False: drafting is over for who cannot go on. */
+static bool draft_step(struct lane *d, struct request_state **group, struct exec_slice *slices,
+                       uint32_t n, const float **ret_logits)
+{
+	int r = exec_step(d->exec, slices, n, ret_logits, NULL);
+
+	if (r == 0)
+		return true;
+	for (uint32_t i = 0; i < n; i++) {
+		group[i]->n_guess = 0;
+		if (r != -ECANCELED)
+			engine_draft_end(group[i]);
+	}
+	return false;
+}
+
+/* Known tokens that the draft model has not seen: in bulk, at most a chunk a step of the lane.
+ * False when there are more than drafting takes along. */
+static bool draft_follows(struct engine *e, struct request_state *s, bool *bulk)
+{
+	uint32_t lag = s->n_tokens - s->draft_done, n;
+	struct exec_slice slice;
+	const float *none;
+	bool shared;
+
+	if (lag <= LAG_MOST)
+		return true;
+	if (*bulk)
+		return false;
+	*bulk = true;
+	shared = atomic_load_explicit(&e->n_running, memory_order_relaxed) > 1;
+	n = MIN(lag - 1, shared ? MIN((uint32_t)CATCH_UP_SHARED, e->c.chunk) : e->c.chunk);
+	slice = (struct exec_slice){
+		.kv = s->draft_kv, .tokens = s->r->tokens + s->draft_done, .n = n,
+		.pos0 = s->draft_done, .path = PATH_PROMPT, .cancel = &s->r->cancel,
+	};
+	if (!draft_step(s->draft, &s, &slice, 1, &none))
+		return false;
+	sched_charge(&e->sched, &s->sched, n);
+	s->draft_done += n;
+	return lag - n <= LAG_MOST;
+}
+
+/* Is the draft model of s ready for n_guess guesses? */
+static bool draft_ready(struct engine *e, struct request_state *s, bool *bulk)
+{
+	uint32_t n_ctx = s->draft->model->hp.n_ctx_train, most = s->n_tokens + s->n_guess;
+
+	if (model_poisoned(s->draft->model) || most > n_ctx ||
+	    (!s->draft_kv && kv_seq_new(&s->draft_kv, s->draft->kv) < 0) ||
+	    !engine_spare(e, s, s->draft, s->draft_kv, most)) {
+		engine_draft_end(s);
+		return false;
+	}
+	return draft_follows(e, s, bulk);
+}
+
+/* Guess i of each of the group that wants one. False: no more. */
+static bool draft_round(struct lane *d, struct request_state **group, uint32_t n, uint32_t i)
+{
+	struct exec_slice slices[GROUP];
+	struct request_state *in[GROUP];
+	const float *logits;
+	uint32_t n_in = 0, rows = 0, row = 0;
+	double t0 = seq_now();
+
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = group[k];
+		uint32_t from = i == 0 ? s->draft_done : s->n_tokens + i - 1;
+
+		if (s->n_guess <= i)
+			continue;
+		in[n_in] = s;
+		slices[n_in++] = (struct exec_slice){
+			.kv = s->draft_kv, .tokens = s->r->tokens + from,
+			.n = s->n_tokens + i - from, .pos0 = from, .path = PATH_DECODE,
+			.n_logits = 1, .cancel = &s->r->cancel,
+		};
+		rows += slices[n_in - 1].n;
+	}
+	if (n_in == 0 || !draft_step(d, in, slices, n_in, &logits))
+		return false;
+	for (uint32_t k = 0; k < n_in; k++) {
+		struct request_state *s = in[k];
+
+		if (slices[k].cancelled) {
+			s->n_guess = 0;
+			continue;
+		}
+		s->draft_done = s->n_tokens;
+		if (sampler_sample(s->draft_pick, logits + (size_t)row++ * d->model->hp.n_vocab,
+		                   &s->r->tokens[s->n_tokens + i], NULL, NULL) < 0) {
+			s->n_guess = 0;
+			engine_draft_end(s);
+		}
+	}
+	pace_learn_rows(&d->pace, rows, seq_now() - t0);
+	return true;
+}
+
+static bool wants_draft(const struct request_state *s)
+{
+	return s->n_guess > 0 && s->guess_match == SPEC_DRAFT && !s->drafted;
+}
+
+/* Let the draft models guess for the n sequences in engine.rows; who gets nothing loses n_guess. */
+static void draft(struct engine *e, uint32_t n)
+{
+	bool bulk = false;
+
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = e->rows[k];
+
+		if (wants_draft(s) && !draft_ready(e, s, &bulk))
+			s->n_guess = 0;
+	}
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *group[GROUP];
+		struct lane *d = e->rows[k]->draft;
+		uint32_t n_group = 0;
+
+		if (!wants_draft(e->rows[k]))
+			continue;
+		for (uint32_t j = k; j < n && n_group < GROUP; j++)
+			if (wants_draft(e->rows[j]) && e->rows[j]->draft == d) {
+				group[n_group++] = e->rows[j];
+				e->rows[j]->drafted = true;
+			}
+		for (uint32_t i = 0; i < SPEC_MOST && draft_round(d, group, n_group, i); i++)
+			;
+	}
+}
+
+/* === Choosing === */
+/* What s could guess in this step, and the chance of the first guess. */
+static void offer(struct request_state *s)
+{
+	uint32_t left = s->max_out - s->n_out - 1;
+
+	s->guess_most = s->guess_match = 0;
+	s->drafted = false;
+	if (!s->spec || left == 0)
+		return;
+	if (s->r->lookup) {
+		spec_index(s->spec, s->r->tokens, s->n_tokens);
+		s->guess_match = spec_find(s->spec, s->r->tokens, s->n_tokens, &s->guess_at);
+	}
+	if (s->guess_match == 0 && !s->draft)
+		return;
+	s->guess_chance = spec_chance(s->spec, s->guess_match, 0);
+	if (s->draft && s->guess_match > 0 &&
+	    spec_chance(s->spec, SPEC_DRAFT, 0) > s->guess_chance) {
+		s->guess_match = SPEC_DRAFT;
+		s->guess_chance = spec_chance(s->spec, SPEC_DRAFT, 0);
+	}
+	s->guess_most = MIN(left, (uint32_t)SPEC_MOST);
+}
+
+/* Seconds that one more guess of s adds to the step. */
+static double guess_cost_s(const struct request_state *s, double row_s)
+{
+	return row_s + (s->guess_match == SPEC_DRAFT ? draft_step_s(s) : 0);
+}
+
+/* Take the guesses of the n sequences in engine.rows that are worth their time, `most` at most. */
+static void take_guesses(struct engine *e, const struct lane *l, uint32_t n, uint32_t most)
+{
+	double row_s = l->pace.row_s, step_s = pace_rows_s(&l->pace, n), tokens = n;
+	bool always = e->c.guess == GUESS_ALWAYS;
+
+	while (most-- > 0 && (row_s > 0 || always)) {
+		struct request_state *best = NULL;
+
+		for (uint32_t k = 0; k < n; k++) {
+			struct request_state *s = e->rows[k];
+
+			if (s->n_guess < s->guess_most &&
+			    (always || s->guess_chance * step_s >=
+			                       MARGIN * tokens * guess_cost_s(s, row_s)) &&
+			    sched_row_before(&s->sched, best ? &best->sched : NULL))
+				best = s;
+		}
+		if (!best)
+			return;
+		sched_row_taken(&e->sched, &best->sched);
+		tokens += best->guess_chance;
+		step_s += guess_cost_s(best, row_s);
+		best->n_guess++;
+		best->guess_chance *= spec_chance(best->spec, best->guess_match, best->n_guess);
+	}
+}
+
+/* Memory, pages and room for the guesses of s, or for fewer of them. */
+static void make_room(struct engine *e, struct request_state *s)
+{
+	size_t one = seq_room(s, 1);
+	uint32_t n = s->n_guess, fit;
+
+	if (seq_guess_room(s, n) < 0)
+		n = 0;
+	if (!engine_spare(e, s, s->lane, s->kv, s->n_tokens + n)) {
+		fit = kv_seq_pages(s->kv) * KV_PAGE - s->n_tokens;
+		n = MIN(n, fit);
+	}
+	while (n > 0 && !s->r->sink.room(s->r->user, (n + 1) * one))
+		n /= 2;
+	/* the last answer counts: renew the one for the row itself */
+	if (n == 0)
+		s->r->sink.room(s->r->user, one);
+	s->n_guess = n;
+}
+
+uint32_t engine_guess(struct engine *e, struct lane *l, uint32_t n, uint32_t most)
+{
+	uint32_t sum = 0;
+
+	if (e->c.guess == GUESS_NEVER)
+		return 0;
+	for (uint32_t k = 0; k < n; k++)
+		offer(e->rows[k]);
+	take_guesses(e, l, n, most);
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = e->rows[k];
+
+		if (s->n_guess > 0)
+			make_room(e, s);
+		else if (s->guess_most > 0)
+			spec_learn(s->spec, s->guess_match, 0, 0);
+	}
+	draft(e, n);
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = e->rows[k];
+
+		if (s->guess_match != SPEC_DRAFT)
+			spec_copy(s->r->tokens, s->n_tokens, s->guess_at, s->n_guess);
+		sum += s->n_guess;
+	}
+	return sum;
+}
+
+void engine_guessed(struct engine *e, struct request_state *s, uint32_t held)
+{
+	if (s->n_guess == 0)
+		return;
+	spec_learn(s->spec, s->guess_match, s->n_guess, held);
+	if (s->drafted)
+		/* the last guess was never given to the draft model */
+		s->draft_done += MIN(held, s->n_guess - 1);
+	s->n_drafted += s->n_guess;
+	s->n_held += held;
+	atomic_fetch_add_explicit(&e->draft_tokens, s->n_guess, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->draft_accepted, held, memory_order_relaxed);
+	s->n_guess = 0;
+}
