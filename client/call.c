@@ -467,6 +467,9 @@ int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qll
 	m.ignore_eos = a.ignore_eos != 0;
 	m.special = a.special != 0;
 	m.batch = a.batch != 0;
+	m.has_lookup = a.lookup != 0;
+	m.lookup = a.lookup > 0;
+	m.draft = a.draft ? str(a.draft) : NULL;
 	m.sampling = &sampling;
 	m.stop = stop;
 	m.n_stop = a.n_stop;

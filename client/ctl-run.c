@@ -139,6 +139,8 @@ static int take_sampling(struct ctl *c, struct qllm_generate_args *a, struct sam
 	a->max_tokens = (uint32_t)MIN(ctl_count(c, "max-tokens", 0), UINT32_MAX);
 	a->logprobs = (uint32_t)MIN(ctl_count(c, "logprobs", 0), UINT32_MAX);
 	a->ignore_eos = ctl_has(c, "ignore-eos");
+	a->lookup = ctl_has(c, "lookup") - ctl_has(c, "no-lookup");
+	a->draft = ctl_text(c, "draft", NULL);
 	for (size_t i = 0; i < c->given.n && code == EXIT_OK; i++) {
 		const struct ctl_given *g = &c->given.data[i];
 		struct qllm_bytes stop = { g->value, g->value ? strlen(g->value) : 0 };
@@ -166,6 +168,10 @@ static void print_timings(const struct qllm_result *r)
 	        "prompt %u tokens (%u cached) in %.3f s, %.1f tokens/s; first token after %.3f s; ",
 	        r->prompt_tokens, r->cached_tokens, r->prompt_s,
 	        r->prompt_s > 0 ? r->prompt_tokens / r->prompt_s : 0, r->first_token_s);
+	if (r->draft_tokens > 0)
+		fprintf(stderr, "%llu of %llu guesses held; ",
+		        (unsigned long long)r->draft_accepted,
+		        (unsigned long long)r->draft_tokens);
 	fprintf(stderr, "%u tokens in %.3f s, %.1f tokens/s; seed %llu\n", r->completion_tokens,
 	        r->decode_s,
 	        r->decode_s > 0 && r->completion_tokens > 1
@@ -178,13 +184,17 @@ static int print_run_json(struct ctl *c, struct run_call *call)
 {
 	static const char *const finish[] = { "stop", "length", "cancelled" };
 	const struct qllm_result *r = &call->result;
-	json_t *j = json_pack("{s:o, s:O, s:s, s:{s:i, s:i, s:i}, s:{s:f, s:f, s:f}, s:I}", "text",
+	json_t *usage = json_pack("{s:i, s:i, s:i, s:I, s:I}", "prompt_tokens",
+	                          (int)r->prompt_tokens, "cached_tokens", (int)r->cached_tokens,
+	                          "completion_tokens", (int)r->completion_tokens, "draft_tokens",
+	                          (json_int_t)r->draft_tokens, "draft_accepted",
+	                          (json_int_t)r->draft_accepted);
+	json_t *j = json_pack("{s:o, s:O, s:s, s:o, s:{s:f, s:f, s:f}, s:I}", "text",
 	                      out_text(call->text.p ? call->text.p : "", call->text.n), "tokens",
 	                      call->tokens, "finish_reason", finish[MIN((unsigned)r->finish, 2u)],
-	                      "usage", "prompt_tokens", (int)r->prompt_tokens, "cached_tokens",
-	                      (int)r->cached_tokens, "completion_tokens", (int)r->completion_tokens,
-	                      "timings", "prompt_s", r->prompt_s, "first_token_s", r->first_token_s,
-	                      "decode_s", r->decode_s, "seed", (json_int_t)r->seed);
+	                      "usage", usage, "timings", "prompt_s", r->prompt_s, "first_token_s",
+	                      r->first_token_s, "decode_s", r->decode_s, "seed",
+	                      (json_int_t)r->seed);
 
 	if (j && json_array_size(call->logprobs) > 0)
 		json_object_set(j, "logprobs", call->logprobs);
@@ -429,8 +439,11 @@ static int run_chat(struct ctl *c)
 		{ "verbose", 'v', CTL_FLAG, NULL,                                                 \
 		  "Timings on stderr; with --json the arrival of each token" },                   \
 		{ "lora", 0, CTL_TEXT, "A", "Adapter", .later = true },                           \
-		{ "draft", 0, CTL_TEXT, "M2", "Draft model", .later = true },                     \
-		{ "lookup", 0, CTL_FLAG, NULL, "Lookup decoding", .later = true },                \
+		{ "draft", 0, CTL_TEXT, "M2",                                                     \
+		  "Let a smaller model of the same vocabulary guess ahead: same text, sooner" },  \
+		{ "lookup", 0, CTL_FLAG, NULL,                                                    \
+		  "Guess ahead what followed the same words before: same text, sooner" },         \
+		{ "no-lookup", 0, CTL_FLAG, NULL, "Do not, where the daemon would" },             \
 		{ "json-schema", 0, CTL_TEXT, "FILE", "Schema", .later = true },                  \
 	{                                                                                         \
 		"grammar", 0, CTL_TEXT, "FILE", "Grammar", .later = true                          \

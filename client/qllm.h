@@ -126,6 +126,8 @@ struct qllm_result {                    /* qllm_generate, qllm_logits */
 	double prompt_s, first_token_s, decode_s;       /* first_token_s counts from submission */
 	uint64_t seed;                  /* that was used */
 	const char *note; /* what the user should know ("the model has no template ..."), or NULL */
+	/* tokens that were guessed ahead and computed, and those of them that held */
+	uint64_t draft_tokens, draft_accepted;
 };
 struct qllm_status_result {
 	const char *version, *threads_why, *cpu, *kernels, *socket, *state_dir;
@@ -336,6 +338,10 @@ struct qllm_generate_args {
 	const struct qllm_bias *bias;
 	size_t n_bias;
 	uint32_t logprobs;              /* this many best beside each token, 0..20 */
+	/* For speed, with the same answer. Guess from the text so far: 1 yes, -1 no, 0 as the
+	 * daemon is configured; and by a model of the same vocabulary, or NULL. */
+	int lookup;
+	const char *draft;
 };
 #define QLLM_GENERATE_INIT { .size = sizeof(struct qllm_generate_args) }
 /* TOKEN events, then DONE with result. */

@@ -243,6 +243,8 @@ static void frame_done(struct qllm *q, struct call *call, const Qllm__Done *d)
 		.decode_s = d->decode_s,
 		.seed = d->seed,
 		.note = d->note,
+		.draft_tokens = d->draft_tokens,
+		.draft_accepted = d->draft_accepted,
 	};
 
 	ev.result = &result;

@@ -32,6 +32,12 @@ const struct config_key config_table[] = {
 	          "client's next token." },
 	{ "engine", "max_sequences", CONFIG_U64, AT(max_sequences), "64", 1, 1024,
 	  .help = "Sequences decoded together." },
+	{ "engine", "speculation", CONFIG_STR, AT(speculation), "auto",
+	  .help = "Whether answers are guessed ahead, several tokens a step, which changes none "
+	          "of their bytes. auto: all requests look up what followed the same words "
+	          "before, where that pays; ask: requests that ask for it, by lookup or with a "
+	          "draft model; off: none; always: as auto, but whatever it costs, for "
+	          "measurements." },
 	{ "limits", "connections_per_uid", CONFIG_U64, AT(connections_per_uid), "64", 1, 65536,
 	  true, "Connections one user may hold." },
 	{ "limits", "queued_per_uid", CONFIG_U64, AT(queued_per_uid), "64", 1, 65536, true,

@@ -16,6 +16,7 @@ struct config {
 	 * "$VARIABLE". */
 	char *source[CONFIG_KEYS_MAX];
 	char *socket, *socket_group, *state_dir, *cache_dir, *log_level, *admin_group;
+	char *speculation;
 	uint64_t threads, memory, chunk, max_sequences;
 	uint64_t connections_per_uid, queued_per_uid, fds_per_uid, ring_bytes_per_uid;
 	uint64_t prompt_bytes, prompt_bytes_per_uid, tokens_per_uid, intake_per_uid, jobs_per_uid;

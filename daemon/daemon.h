@@ -39,6 +39,7 @@ struct daemon {
 	uint64_t closed_since_us;
 	unsigned n_closed_said, n_closed_unsaid;
 	bool draining, stopping;
+	bool lookup;                    /* requests look up, unless they say */
 	uint64_t started_us;            /* CLOCK_MONOTONIC */
 	sd_event_source *tick;          /* housekeeping; off while there is nothing to watch */
 	sd_event_source *deadline;      /* of draining */

@@ -369,6 +369,29 @@ static int load_config(struct daemon *d, const struct options *o, struct err *er
 	return r == 0 ? journal_level(d->config->log_level, err) : r;
 }
 
+static int set_speculation(struct daemon *d, struct engine_config *ec, struct err *err)
+{
+	static const struct {
+		const char *name;
+		enum engine_guess guess;
+		bool lookup;
+	} modes[] = {
+		{ "auto", GUESS_WHERE_IT_PAYS, true },
+		{ "ask", GUESS_WHERE_IT_PAYS, false },
+		{ "off", GUESS_NEVER, false },
+		{ "always", GUESS_ALWAYS, true },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
+		if (strcmp(d->config->speculation, modes[i].name) == 0) {
+			ec->guess = modes[i].guess;
+			d->lookup = modes[i].lookup;
+			return 0;
+		}
+	return err_set(err, -EINVAL, "speculation is \"%.40s\", known are auto, ask, off, always",
+	               d->config->speculation);
+}
+
 static int start_engine(struct daemon *d, struct kernels *k, struct err *err)
 {
 	struct engine_config ec = {
@@ -377,7 +400,11 @@ static int start_engine(struct daemon *d, struct kernels *k, struct err *err)
 		.chunk = (uint32_t)d->config->chunk,
 		.max_seqs = (uint32_t)d->config->max_sequences,
 	};
-	int r = kernels_init(k, getenv("QLLM_CPU"));
+	int r = set_speculation(d, &ec, err);
+
+	if (r < 0)
+		return r;
+	r = kernels_init(k, getenv("QLLM_CPU"));
 
 	if (r < 0)
 		return err_set(err, r, "QLLM_CPU=%s: unknown level; this machine has: %s",

@@ -154,6 +154,8 @@ static int generate_run(struct call *c, struct err *err)
 	r->ignore_eos = q->ignore_eos;
 	r->special = q->special;
 	r->batch_class = q->batch;
+	r->lookup = q->has_lookup ? q->lookup : c->d->lookup;
+	r->draft = c->model[1] ? model_ref(c->model[1]) : NULL;
 	ret = set_sampling(g, q->sampling, err);
 	if (ret == 0)
 		ret = set_stops(r, q, err);
@@ -184,6 +186,9 @@ void req_stream_done(struct call *c)
 	done.prompt_tokens = res->prompt_tokens;
 	done.cached_tokens = res->cached_tokens;
 	done.completion_tokens = res->completion_tokens;
+	done.has_draft_tokens = done.has_draft_accepted = true;
+	done.draft_tokens = res->draft_tokens;
+	done.draft_accepted = res->draft_accepted;
 	done.prompt_s = res->timing.prompt_s;
 	done.first_token_s = res->timing.first_token_s;
 	done.decode_s = res->timing.decode_s;
@@ -209,6 +214,16 @@ static void generate_ready(struct call *c)
 	call_work(c, c->d->prep, generate_run, generate_go);
 }
 
+static void generate_first_ready(struct call *c)
+{
+	const char *draft = c->in.frame->generate->draft;
+
+	if (draft && draft[0])
+		call_with_model(c, draft, 1, generate_ready);
+	else
+		generate_ready(c);
+}
+
 void req_generate(struct call *c)
 {
 	const Qllm__Generate *q = c->in.frame->generate;
@@ -224,5 +239,5 @@ void req_generate(struct call *c)
 		return;
 	}
 	c->data_free = generate_free;
-	call_with_model(c, q->model, 0, generate_ready);
+	call_with_model(c, q->model, 0, generate_first_ready);
 }

@@ -191,6 +191,10 @@ static void put_engine(struct page *p, const struct daemon *d)
 	one(p, "prompt_tokens_total", "counter", (double)s.prompt_tokens,
 	    "Prompt tokens computed.");
 	one(p, "decode_tokens_total", "counter", (double)s.decode_tokens, "Tokens generated.");
+	one(p, "draft_tokens_total", "counter", (double)s.draft_tokens,
+	    "Tokens guessed ahead and computed.");
+	one(p, "draft_accepted_total", "counter", (double)s.draft_accepted,
+	    "Guessed tokens that became part of an answer.");
 	one(p, "preemptions_total", "counter", (double)s.preemptions,
 	    "Sequences that lost their KV pages to others.");
 }

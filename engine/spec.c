@@ -63,7 +63,8 @@ static uint32_t *slot_of(const struct spec *s, const int32_t *end, uint32_t gram
 /* Room for n tokens at half load. A table that cannot grow stays. */
 static void grow(struct spec *s, uint32_t n)
 {
-	uint64_t want = 2 * (uint64_t)n * ARRAY_SIZE(grams), size = MAX(s->n_slots, (uint32_t)TABLE_LEAST);
+	uint64_t want = 2 * (uint64_t)n * ARRAY_SIZE(grams),
+		 size = MAX(s->n_slots, (uint32_t)TABLE_LEAST);
 	uint32_t *slot;
 
 	if (s->n_slots >= want || n > UINT32_MAX / 32)

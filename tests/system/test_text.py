@@ -42,7 +42,7 @@ def test_run_json():
     d = shared()
     r = d.json("run", "smollm2", PARIS, "--temp", "0", "-n", "12", "--logprobs", "3", "-v")
     same_keys(r, "text", "tokens", "finish_reason", "usage", "timings", "logprobs", "token_s")
-    same_keys(r["usage"], "prompt_tokens", "cached_tokens", "completion_tokens")
+    same_keys(r["usage"], "prompt_tokens", "cached_tokens", "completion_tokens", "draft_tokens", "draft_accepted")
     same_keys(r["timings"], "prompt_s", "first_token_s", "decode_s")
     assert r["finish_reason"] in ("stop", "length") and r["usage"]["completion_tokens"] == len(r["tokens"]) <= 12, r
     for i, lp in enumerate(r["logprobs"]):
