@@ -462,6 +462,8 @@ int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args, qll
 	m.model = str(a.model);
 	m.system = str(a.system);
 	m.has_raw = m.has_max_tokens = m.has_ignore_eos = m.has_special = m.has_batch = true;
+	m.has_no_cache = true;
+	m.no_cache = a.no_cache != 0;
 	m.raw = a.raw != 0;
 	m.max_tokens = a.max_tokens;
 	m.ignore_eos = a.ignore_eos != 0;

@@ -94,6 +94,7 @@ static int together(struct bench *b, struct bench_client *k, uint32_t n_prompt, 
 	args.max_tokens = n_gen;
 	args.ignore_eos = 1;
 	args.lookup = -1;               /* the speed of every token, not of lucky guesses */
+	args.no_cache = 1;              /* its numbers are of work that is done */
 	args.given = QLLM_TEMP;
 	b->done = false;
 	b->open = 0;

@@ -13,7 +13,7 @@ static json_t *status_json(const struct qllm_status_result *s)
 {
 	return json_pack(
 		"{s:s, s:b, s:I, s:f, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, "
-		"s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s}",
+		"s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I}",
 		"version", s->version, "ready", s->ready, "pid", (json_int_t)s->pid, "uptime_s",
 		s->uptime_s, "budget_bytes", (json_int_t)s->budget_bytes, "used_bytes",
 		(json_int_t)s->used_bytes, "free_bytes",
@@ -26,7 +26,9 @@ static json_t *status_json(const struct qllm_status_result *s)
 		s->kernels, "kernels_levels", s->kernels_levels, "prompt_tokens",
 		(json_int_t)s->prompt_tokens, "decode_tokens", (json_int_t)s->decode_tokens,
 		"preemptions", (json_int_t)s->preemptions, "socket", s->socket,
-		"state_dir", s->state_dir);
+		"state_dir", s->state_dir, "cached_bytes", (json_int_t)s->cached_bytes,
+		"cached_tokens", (json_int_t)s->cached_tokens, "cache_hits",
+		(json_int_t)s->cache_hits);
 }
 
 static void on_status(void *user, const struct qllm_event *ev)
@@ -74,7 +76,7 @@ static long long number(const json_t *j, const char *key)
 static int run_status(struct ctl *c)
 {
 	struct status_call call = { 0 };
-	char used[32], budget[32];
+	char used[32], budget[32], cached[32];
 	const json_t *j;
 	int code = ask_status(c, &call);
 
@@ -83,10 +85,11 @@ static int run_status(struct ctl *c)
 	j = call.json;
 	out_bytes(c, used, (uint64_t)number(j, "used_bytes"));
 	out_bytes(c, budget, (uint64_t)number(j, "budget_bytes"));
+	out_bytes(c, cached, (uint64_t)number(j, "cached_bytes"));
 	printf("qllmd %s, pid %lld, %s, up %.0f s\n", text(j, "version"), number(j, "pid"),
 	       call.ready ? "ready" : "draining", json_real_value(json_object_get(j, "uptime_s")));
 	printf("socket   %s\n", text(j, "socket"));
-	printf("memory   %s of %s used\n", used, budget);
+	printf("memory   %s of %s used; %s more hold earlier prompts\n", used, budget, cached);
 	printf("models   %lld, %lld loaded\n", number(j, "models"), number(j, "loaded"));
 	printf("requests %lld running, %lld waiting, %lld parked; %lld connections\n",
 	       number(j, "running"), number(j, "waiting"), number(j, "parked"),
@@ -94,8 +97,8 @@ static int run_status(struct ctl *c)
 	printf("threads  %lld of %lld: %s\n", number(j, "threads_active"), number(j, "threads"),
 	       text(j, "threads_why"));
 	printf("kernels  %s on %s\n", text(j, "kernels"), text(j, "cpu"));
-	printf("tokens   %lld prompt, %lld generated since start\n", number(j, "prompt_tokens"),
-	       number(j, "decode_tokens"));
+	printf("tokens   %lld prompt, %lld generated since start; %lld found in earlier prompts\n",
+	       number(j, "prompt_tokens"), number(j, "decode_tokens"), number(j, "cached_tokens"));
 	json_decref(call.json);
 	return EXIT_OK;
 }

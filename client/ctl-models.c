@@ -42,13 +42,14 @@ static void on_list(void *user, const struct qllm_event *ev)
 		              m->fault));
 	if (ev->type == QLLM_EVENT_LOADED)
 		add(call,
-		    json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b}", "name",
-		              l->name, "state", l->state, "bytes", (json_int_t)l->bytes,
+		    json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b, s:I}",
+		              "name", l->name, "state", l->state, "bytes", (json_int_t)l->bytes,
 		              "resident_bytes", (json_int_t)l->resident_bytes, "references",
 		              (int)l->references, "kv_pages", (json_int_t)l->kv_pages,
 		              "kv_pages_max", (json_int_t)l->kv_pages_max, "kv_bytes",
 		              (json_int_t)l->kv_bytes, "ctx", (int)l->ctx, "idle_s", l->idle_s,
-		              "pinned", l->pinned));
+		              "pinned", l->pinned, "kv_pages_cached",
+		              (json_int_t)l->kv_pages_cached));
 	if (e)
 		call->answer = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b}",
 		                         "weights_bytes", (json_int_t)e->weights_bytes, "kv_bytes",

@@ -141,6 +141,7 @@ static int take_sampling(struct ctl *c, struct qllm_generate_args *a, struct sam
 	a->ignore_eos = ctl_has(c, "ignore-eos");
 	a->lookup = ctl_has(c, "lookup") - ctl_has(c, "no-lookup");
 	a->draft = ctl_text(c, "draft", NULL);
+	a->no_cache = ctl_has(c, "no-cache");
 	for (size_t i = 0; i < c->given.n && code == EXIT_OK; i++) {
 		const struct ctl_given *g = &c->given.data[i];
 		struct qllm_bytes stop = { g->value, g->value ? strlen(g->value) : 0 };
@@ -167,7 +168,8 @@ static void print_timings(const struct qllm_result *r)
 	fprintf(stderr,
 	        "prompt %u tokens (%u cached) in %.3f s, %.1f tokens/s; first token after %.3f s; ",
 	        r->prompt_tokens, r->cached_tokens, r->prompt_s,
-	        r->prompt_s > 0 ? r->prompt_tokens / r->prompt_s : 0, r->first_token_s);
+	        r->prompt_s > 0 ? (r->prompt_tokens - r->cached_tokens) / r->prompt_s : 0,
+	        r->first_token_s);
 	if (r->draft_tokens > 0)
 		fprintf(stderr, "%llu of %llu guesses held; ",
 		        (unsigned long long)r->draft_accepted,
@@ -436,6 +438,8 @@ static int run_chat(struct ctl *c)
 		{ "seed", 0, CTL_COUNT, "N", "The same seed gives the same text" },               \
 		{ "stop", 0, CTL_TEXT, "S", "End before this text; repeatable, at most 16" },     \
 		{ "ignore-eos", 0, CTL_FLAG, NULL, "Go on after the end-of-text token" },         \
+		{ "no-cache", 0, CTL_FLAG, NULL,                                                  \
+		  "Take nothing from earlier prompts and keep nothing of this one for later" },   \
 		{ "verbose", 'v', CTL_FLAG, NULL,                                                 \
 		  "Timings on stderr; with --json the arrival of each token" },                   \
 		{ "lora", 0, CTL_TEXT, "A", "Adapter", .later = true },                           \

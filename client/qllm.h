@@ -118,6 +118,7 @@ struct qllm_loaded {
 	uint32_t references, ctx;
 	double idle_s;
 	int pinned;
+	uint64_t kv_pages_cached;       /* of prompts, that later ones may take, in use or not */
 };
 enum qllm_finish { QLLM_FINISH_STOP = 0, QLLM_FINISH_LENGTH = 1, QLLM_FINISH_CANCELLED = 2 };
 struct qllm_result {                    /* qllm_generate, qllm_logits */
@@ -138,6 +139,9 @@ struct qllm_status_result {
 		pid;
 	uint64_t prompt_tokens, decode_tokens, preemptions;
 	const char *kernels_levels;     /* what the machine can run, slowest first */
+	/* memory of earlier prompts, not in used_bytes; prompt tokens found there; by how many
+	 * requests */
+	uint64_t cached_bytes, cached_tokens, cache_hits;
 };
 struct qllm_estimate_result {
 	uint64_t weights_bytes, kv_bytes, kv_bytes_per_token, activation_bytes, budget_bytes;
@@ -342,6 +346,8 @@ struct qllm_generate_args {
 	 * daemon is configured; and by a model of the same vocabulary, or NULL. */
 	int lookup;
 	const char *draft;
+	/* neither use what the daemon keeps of earlier prompts nor leave it this one */
+	int no_cache;
 };
 #define QLLM_GENERATE_INIT { .size = sizeof(struct qllm_generate_args) }
 /* TOKEN events, then DONE with result. */

@@ -158,6 +158,7 @@ static void ps_event(struct qllm *q, const struct call *call, const Qllm__PsEntr
 		.ctx = m->ctx,
 		.idle_s = m->idle_s,
 		.pinned = m->pinned,
+		.kv_pages_cached = m->kv_pages_cached,
 	};
 
 	ev.loaded = &loaded;
@@ -278,6 +279,9 @@ static void frame_status(struct qllm *q, struct call *call, const Qllm__StatusRe
 		.prompt_tokens = s->prompt_tokens,
 		.decode_tokens = s->decode_tokens,
 		.preemptions = s->preemptions,
+		.cached_bytes = s->cached_bytes,
+		.cached_tokens = s->cached_tokens,
+		.cache_hits = s->cache_hits,
 	};
 
 	ev.status = &status;

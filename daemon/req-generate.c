@@ -156,6 +156,7 @@ static int generate_run(struct call *c, struct err *err)
 	r->batch_class = q->batch;
 	r->lookup = q->has_lookup ? q->lookup : c->d->lookup;
 	r->draft = c->model[1] ? model_ref(c->model[1]) : NULL;
+	r->no_cache = q->no_cache;
 	ret = set_sampling(g, q->sampling, err);
 	if (ret == 0)
 		ret = set_stops(r, q, err);

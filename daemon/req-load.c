@@ -80,10 +80,11 @@ static void fill_entry(Qllm__PsEntry *p, const struct call *c, struct entry *e)
 		return;
 	engine_model_stats(c->d->engine, e->model, &stats);
 	p->has_resident_bytes = p->has_kv_pages = p->has_kv_pages_max = p->has_kv_bytes =
-		p->has_idle_s = p->has_ctx = true;
+		p->has_idle_s = p->has_ctx = p->has_kv_pages_cached = true;
 	p->resident_bytes = weightmap_resident(e->model->map);
 	p->kv_pages = stats.kv_pages;
 	p->kv_pages_max = stats.kv_pages_max;
+	p->kv_pages_cached = stats.kv_cached;
 	p->kv_bytes = stats.bytes;
 	p->idle_s = e->users ? 0 : (double)(daemon_now_us() - e->idle_since_us) / 1e6;
 	p->ctx = e->ctx;

@@ -105,6 +105,11 @@ static double kv_pages_max(const struct model_row *r)
 	return (double)r->stats.kv_pages_max;
 }
 
+static double kv_cached(const struct model_row *r)
+{
+	return (double)r->stats.kv_cached;
+}
+
 static double kv_bytes(const struct model_row *r)
 {
 	return (double)r->stats.bytes;
@@ -134,6 +139,8 @@ static void put_models(struct page *p, struct call *c)
 	} gauges[] = {
 		{ "model_kv_pages", "KV pages in use by a loaded model.", kv_pages },
 		{ "model_kv_pages_limit", "KV pages the model could use.", kv_pages_max },
+		{ "model_kv_pages_cached",
+		  "KV pages of prompts that later ones may take, in use or not.", kv_cached },
 		{ "model_kv_bytes", "Bytes of KV pages and buffers of a loaded model.", kv_bytes },
 		{ "model_bytes", "Bytes of a loaded model's file.", mapped_bytes },
 		{ "model_resident_bytes", "Bytes of them in memory.", resident_bytes },
@@ -187,9 +194,15 @@ static void put_engine(struct page *p, const struct daemon *d)
 	one(p, "memory_budget_bytes", "gauge", (double)s.budget,
 	    "Budget for KV pages and buffers.");
 	one(p, "memory_used_bytes", "gauge", (double)s.used, "Bytes of the budget in use.");
+	one(p, "memory_cached_bytes", "gauge", (double)s.cached,
+	    "Bytes of KV pages of earlier prompts that nobody uses: free when needed.");
 	one(p, "steps_total", "counter", (double)s.steps, "Steps of the engine.");
 	one(p, "prompt_tokens_total", "counter", (double)s.prompt_tokens,
 	    "Prompt tokens computed.");
+	one(p, "cached_tokens_total", "counter", (double)s.cached_tokens,
+	    "Prompt tokens found in KV pages of earlier prompts.");
+	one(p, "cache_hits_total", "counter", (double)s.cache_hits,
+	    "Requests that found some of their prompt there.");
 	one(p, "decode_tokens_total", "counter", (double)s.decode_tokens, "Tokens generated.");
 	one(p, "draft_tokens_total", "counter", (double)s.draft_tokens,
 	    "Tokens guessed ahead and computed.");

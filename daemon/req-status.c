@@ -43,6 +43,7 @@ void req_status(struct call *c)
 	s.has_connections = s.has_running = s.has_waiting = s.has_parked = s.has_threads =
 		s.has_threads_active = true;
 	s.has_prompt_tokens = s.has_decode_tokens = s.has_preemptions = s.has_pid = true;
+	s.has_cached_bytes = s.has_cached_tokens = s.has_cache_hits = true;
 	s.version = (char *)(uintptr_t)QLLM_VERSION;
 	s.ready = !d->draining;
 	s.uptime_s = (double)(daemon_now_us() - d->started_us) / 1e6;
@@ -61,6 +62,9 @@ void req_status(struct call *c)
 	s.prompt_tokens = stats.prompt_tokens;
 	s.decode_tokens = stats.decode_tokens;
 	s.preemptions = stats.preemptions;
+	s.cached_bytes = stats.cached;
+	s.cached_tokens = stats.cached_tokens;
+	s.cache_hits = stats.cache_hits;
 	s.socket = (char *)(uintptr_t)listener_path(d->listener);
 	s.state_dir = d->config->state_dir;
 	s.pid = (uint32_t)getpid();

@@ -1,5 +1,5 @@
-/* engine-impl - what engine.c (doors and thread), engine-lane.c (memory, models) and engine-step.c
- * (steps) share.
+/* engine-impl - what engine.c (doors and thread), engine-lane.c (memory, models), engine-prefix.c
+ * (shared pages) and engine-step.c (steps) share.
  *
  * A lane is a loaded model with its executor, KV pages and admitted sequences. One budget covers
  * the fixed buffers and the pages of all lanes; pages are taken first come, first served, and given
@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/exec.h"
 #include "engine/pace.h"
+#include "engine/prefix.h"
 #include "engine/seq.h"
 
 struct lane {
@@ -18,6 +19,7 @@ struct lane {
 	struct model *model;            /* a reference */
 	struct exec *exec;
 	struct kv_pool *kv;
+	struct prefix *prefix;          /* of kv's pages */
 	/* admitted, oldest first, parked ones included; request.link */
 	struct list seqs;
 	struct list reads;              /* REQUEST_READ; request.link */
@@ -32,7 +34,7 @@ struct lane {
 	double solo_s;
 	uint64_t fixed, page_bytes;     /* set once */
 	/* Read by any thread under engine.lock. */
-	_Atomic uint64_t pages, requests;
+	_Atomic uint64_t pages, cached, requests;
 };
 
 struct row_job {                        /* a row of logits of the step that just ran */
@@ -68,10 +70,13 @@ struct engine {
 	struct exec_slice *slices;      /* max_seqs + chunk of each */
 	struct request_state **rows;
 	struct row_job *jobs;           /* max_logits */
+	uint64_t clock;                 /* of all prefix trees */
+	uint64_t round;                 /* the last mark of engine_charges and its kin */
 
 	/* Published for engine_stats. */
 	_Atomic uint64_t used, steps, prompt_tokens, decode_tokens, preemptions;
 	_Atomic uint64_t draft_tokens, draft_accepted;
+	_Atomic uint64_t cached, cached_tokens, cache_hits;
 	_Atomic uint32_t n_running, n_waiting, n_parked;
 };
 
@@ -94,8 +99,6 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos);
 /* Room for n_pos positions in kv, pages of l that s can do without: takes nothing from anybody. */
 bool engine_spare(struct engine *e, struct request_state *s, const struct lane *l,
                   struct kv_seq *kv, uint32_t n_pos);
-/* bytes of pages that s holds, its draft model's included */
-uint64_t seq_kv_bytes(const struct request_state *s);
 /* waiting requests to their lanes, as far as slots and pages go */
 void engine_admit(struct engine *e);
 /* The end of a request: last call of its sink, everything freed. err: for FINISH_ERROR. */
@@ -113,6 +116,35 @@ void engine_draft_end(struct request_state *s);
 /* All draft models' pages, or those of s's uid, for somebody who needs pages more. Were there
  * any? */
 bool engine_draft_yield(struct engine *e, const struct request_state *s);
+
+/* engine-prefix.c */
+/* s gets an empty table and its place in the tree. 0, -ENOMEM: engine_leave then, too. */
+int engine_enter(struct request_state *s);
+/* Its pages go, but for those that the tree keeps: nothing of it is done any more. */
+void engine_leave(struct request_state *s);
+/* Take what pages there are of the prompt from n_done on. */
+void engine_take(struct request_state *s);
+/* Leave the full pages of the prompt that are done in the tree. */
+void engine_keep(struct request_state *s);
+/* Prompt rows of s are next: who is to compute them? Itself, or another that has come farther in
+ * the same page, which s may take afterwards; NULL: this step has rows of that page already. */
+struct request_state *engine_lead(const struct lane *l, struct request_state *s);
+/* Pages of the lane that sequences use. Idle ones of the tree count as free. */
+uint64_t lane_pages(const struct lane *l);
+/* Evict idle pages and give memory back until `more` bytes fit beside `fixed` and all pages, as far
+ * as that is possible. */
+void engine_make_room(struct engine *e, uint64_t fixed, uint64_t more);
+/* What each admitted request pays for, its draft model's pages included: for a page that several
+ * of one uid use, one of them does. */
+typedef void (*engine_charge_fn)(struct request_state *s, uint64_t pages, uint64_t bytes);
+void engine_charges(struct engine *e, engine_charge_fn fn);
+/* Bytes that come free when all go of which `goes` says so, and s stays. */
+typedef bool (*engine_goes_fn)(const struct engine *e, const struct request_state *v,
+                               const struct request_state *s, uint64_t more);
+uint64_t engine_pages_if_gone(struct engine *e, const struct request_state *s, engine_goes_fn goes,
+                              uint64_t more);
+/* Pages that s, which waits, will use and its uid pays for already. */
+uint64_t engine_paid(const struct request_state *s);
 
 /* engine-step.c */
 bool lane_turn(struct engine *e, struct lane *l);       /* one step, if there is one to do */

@@ -1,8 +1,9 @@
 /* engine-lane - memory and places: the budget, lanes, who gets pages and who gives them back.
  *
  * Invariants:
- * 1. fixed buffers + used pages of all lanes <= budget. Free pages that a lane still holds memory
- *    for are given back to the system as soon as held memory would pass the budget.
+ * 1. fixed buffers + used pages of all lanes <= budget. Pages that only a prefix tree holds are
+ *    given up first; free pages that a lane still holds memory for are given back to the system as
+ *    soon as held memory would pass the budget.
  * 2. A request's pages at its limit fit beside all fixed buffers (checked when it arrives and
  *    before a lane is made), so the oldest can always go on once the younger have gone.
  * 3. lane.seqs is ordered by age; a sequence in it has kv, one in engine.waiting has none. */
@@ -87,7 +88,7 @@ static uint64_t pages_bytes(const struct engine *e)
 	list_for(&e->lanes, it) {
 		const struct lane *l = container_of(it, struct lane, link);
 
-		sum += kv_pool_used(l->kv) * l->page_bytes;
+		sum += lane_pages(l) * l->page_bytes;
 	}
 	return sum;
 }
@@ -164,6 +165,7 @@ static struct lane *lane_free(struct lane *l)
 {
 	if (!l)
 		return NULL;
+	prefix_free(l->prefix);
 	kv_pool_free(l->kv);
 	exec_free(l->exec);
 	if (l->model)
@@ -190,6 +192,7 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 	list_init(&l->reads);
 	l->model = model_ref(m);
 	pace_init(&l->pace, &m->hp);
+	engine_make_room(e, fixed_total(e), fp.activations);
 	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits,
 	             err);
 	if (r < 0)
@@ -199,6 +202,8 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 	if (r < 0)
 		return r;
 	r = kv_pool_new(&l->kv, &shape, (e->c.budget - l->fixed) / MAX(fp.kv_page, (uint64_t)1));
+	if (r == 0)
+		r = prefix_new(&l->prefix, l->kv, &e->clock);
 	if (r < 0)
 		return err_set(err, r, "no memory for the pages of another model");
 	l->page_bytes = kv_pool_page_bytes(l->kv);
@@ -241,7 +246,8 @@ void lane_drop(struct engine *e, struct lane *l)
 void lane_publish(struct engine *e, struct lane *l)
 {
 	(void)e;
-	atomic_store_explicit(&l->pages, kv_pool_used(l->kv), memory_order_relaxed);
+	atomic_store_explicit(&l->pages, lane_pages(l), memory_order_relaxed);
+	atomic_store_explicit(&l->cached, prefix_pages(l->prefix), memory_order_relaxed);
 	atomic_store_explicit(&l->requests, l->n_requests, memory_order_relaxed);
 }
 
@@ -263,15 +269,13 @@ void engine_unpark(struct engine *e, struct request_state *s)
 		s->lane->n_active++;
 }
 
-/* Back to waiting without pages; its tokens stay, and are computed again after its next
- * admission. */
+/* Back to waiting without pages; its tokens stay, and are computed again after its next admission,
+ * but for those of the prompt whose pages the tree still has then. */
 static void preempt(struct engine *e, struct request_state *s)
 {
 	if (!s->sched.parked)
 		s->lane->n_active--;
-	s->kv = kv_seq_free(s->kv);
-	s->draft_kv = kv_seq_free(s->draft_kv);
-	s->n_done = s->draft_done = 0;
+	engine_leave(s);
 	s->sched.preempted = true;
 	sched_set_running(&s->sched, false);
 	list_remove(&s->r->link);
@@ -279,13 +283,10 @@ static void preempt(struct engine *e, struct request_state *s)
 	atomic_fetch_add_explicit(&e->preemptions, 1, memory_order_relaxed);
 }
 
-uint64_t seq_kv_bytes(const struct request_state *s)
+static void weigh_one(struct request_state *s, uint64_t pages, uint64_t bytes)
 {
-	uint64_t sum = s->kv ? kv_seq_pages(s->kv) * s->lane->page_bytes : 0;
-
-	if (s->draft_kv)
-		sum += kv_seq_pages(s->draft_kv) * s->draft->page_bytes;
-	return sum;
+	(void)pages;
+	sched_weigh(&s->sched, bytes);
 }
 
 /* What every uid holds and what an equal share would be. */
@@ -294,12 +295,7 @@ static void weigh(struct engine *e)
 	uint64_t fixed = fixed_total(e);
 
 	sched_weigh_begin(&e->sched);
-	list_for(&e->lanes, it) {
-		struct lane *l = container_of(it, struct lane, link);
-
-		list_for(&l->seqs, jt)
-			sched_weigh(&link_seq(jt)->sched, seq_kv_bytes(link_seq(jt)));
-	}
+	engine_charges(e, weigh_one);
 	sched_weigh_end(&e->sched, e->c.budget > fixed ? e->c.budget - fixed : 0);
 }
 
@@ -315,7 +311,7 @@ static bool gives_way(const struct engine *e, const struct request_state *v,
 	r = sched_cmp_share(&e->sched, &v->sched, &s->sched, more);
 	if (r != 0)
 		return r < 0;
-	return s->kv && v->sched.order > s->sched.order;
+	return s->sched.running && v->sched.order > s->sched.order;
 }
 
 /* The first to lose its pages for `more` bytes of s; own: of its uid only. */
@@ -347,22 +343,6 @@ static uint64_t pages_left(struct engine *e)
 	return e->c.budget > taken ? e->c.budget - taken : 0;
 }
 
-/* Give free pages back to the system if memory held would pass the budget with `more` bytes. */
-static void trim(struct engine *e, uint64_t more)
-{
-	uint64_t held = fixed_total(e);
-
-	list_for(&e->lanes, it) {
-		const struct lane *l = container_of(it, struct lane, link);
-
-		held += kv_pool_allocated(l->kv) * l->page_bytes;
-	}
-	if (held + more <= e->c.budget)
-		return;
-	list_for(&e->lanes, it)
-		kv_pool_trim(container_of(it, struct lane, link)->kv);
-}
-
 static uint64_t pages_missing(const struct request_state *s, uint32_t n_pos)
 {
 	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = s->kv ? kv_seq_pages(s->kv) : 0;
@@ -385,7 +365,7 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 			limited = !sched_below_limit(&s->sched, more);
 		}
 		if (more <= pages_left(e) && !limited) {
-			trim(e, more);
+			engine_make_room(e, fixed_total(e), more);
 			r = kv_seq_reserve(s->kv, n_pos);
 			if (r != KV_E_FULL)
 				return r;
@@ -429,7 +409,7 @@ bool engine_spare(struct engine *e, struct request_state *s, const struct lane *
 	weigh(e);
 	if (more + headroom(e) > pages_left(e) || !sched_below_limit(&s->sched, more))
 		return false;
-	trim(e, more);
+	engine_make_room(e, fixed_total(e), more);
 	return kv_seq_reserve(kv, n_pos) == 0;
 }
 
@@ -443,18 +423,16 @@ static void insert_by_age(struct lane *l, struct request_state *s)
 }
 
 /* Bytes that s could have if all gave way that must, the page that is kept for each included. */
-static uint64_t could_have(const struct engine *e, const struct request_state *s, uint64_t more)
+static uint64_t could_have(struct engine *e, const struct request_state *s, uint64_t more)
 {
-	uint64_t sum = 0;
+	uint64_t sum = engine_pages_if_gone(e, s, gives_way, more);
 
 	list_for(&e->lanes, it) {
 		const struct lane *l = container_of(it, struct lane, link);
 
 		list_for(&l->seqs, jt)
-			if (gives_way(e, link_seq(jt), s, more))
-				sum += (kv_seq_pages(link_seq(jt)->kv) +
-				        !link_seq(jt)->sched.parked) *
-				       l->page_bytes;
+			if (!link_seq(jt)->sched.parked && gives_way(e, link_seq(jt), s, more))
+				sum += l->page_bytes;
 	}
 	return sum;
 }
@@ -480,27 +458,33 @@ static int free_for(struct engine *e, struct request_state *s, uint64_t more)
 	return 0;
 }
 
+/* What of its prompt others have computed it takes before anything is given up for the rest. */
 static int admit_pages(struct engine *e, struct request_state *s)
 {
-	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
-	int r = free_for(e, s, more);
+	uint64_t more;
+	int r = engine_enter(s);
 
-	if (r != 0)
-		return r;
-	trim(e, more);
-	r = kv_seq_new(&s->kv, s->lane->kv);
-	if (r == 0)
+	if (r == 0) {
+		engine_take(s);
+		more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
+		r = free_for(e, s, more);
+	}
+	if (r == 0) {
+		engine_make_room(e, fixed_total(e), more);
 		r = kv_seq_reserve(s->kv, seq_total(s));
+	}
 	if (r != 0)
-		s->kv = kv_seq_free(s->kv);
+		engine_leave(s);
 	return r;
 }
 
 /* Not yet: no place in its lane, or its uid holds what it may. */
 static bool has_to_wait(const struct engine *e, const struct request_state *s)
 {
-	uint64_t more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
+	uint64_t more = 0;
 
+	if (s->r->kv_max > 0)
+		more = (pages_missing(s, seq_total(s)) - engine_paid(s)) * s->lane->page_bytes;
 	return s->sched.parked || !sched_below_limit(&s->sched, more) ||
 	       !sched_has_place(&e->sched, &s->sched, s->lane->n_active, e->c.max_seqs);
 }

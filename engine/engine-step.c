@@ -72,6 +72,7 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 		s->closed = s->sched.parked;
 		if (s->closed)
 			continue;
+		engine_take(s);
 		if (!seq_is_decode(s)) {
 			sched_ready(&s->sched, false);
 			continue;
@@ -290,7 +291,7 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 	double budget = prompt_budget(e, l, st);
 
 	for (;;) {
-		struct request_state *best = NULL;
+		struct request_state *best = NULL, *lead;
 		double work;
 		uint32_t n;
 
@@ -303,6 +304,12 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 		}
 		if (!best)
 			break;
+		lead = engine_lead(l, best);
+		if (!lead) {
+			best->closed = true;
+			continue;
+		}
+		best = lead;
 		n = portion(e, l, st, best, budget);
 		if (n == 0)
 			break;
@@ -373,6 +380,7 @@ static uint32_t collect_jobs(struct engine *e, const struct step *st, const floa
 		if (sl->cancelled)
 			continue;
 		s->n_done += sl->n - s->n_guess;
+		engine_keep(s);
 		for (uint32_t k = 0; k < sl->n_logits; k++) {
 			struct row_job *j = &e->jobs[n];
 

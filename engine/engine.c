@@ -32,26 +32,23 @@ struct forget {
 };
 
 /* === The thread === */
-static void count(struct request_state *s, bool running)
+static void count_admitted(struct request_state *s, uint64_t pages, uint64_t bytes)
 {
-	uint64_t pages = s->kv ? kv_seq_pages(s->kv) : 0;
-
-	if (s->draft_kv)
-		pages += kv_seq_pages(s->draft_kv);
-	sched_count(&s->sched, running, pages, seq_kv_bytes(s));
+	sched_count(&s->sched, true, pages, bytes);
 }
 
 static void publish(struct engine *e)
 {
 	uint32_t waiting = 0, running = 0, parked = 0;
-	uint64_t used = 0;
+	uint64_t used = 0, cached = 0;
 
 	pthread_mutex_lock(&e->lock);
 	sched_count_begin(&e->sched);
+	engine_charges(e, count_admitted);
 	list_for(&e->waiting, it) {
 		waiting++;
 		parked += link_seq(it)->sched.parked;
-		count(link_seq(it), false);
+		sched_count(&link_seq(it)->sched, false, 0, 0);
 	}
 	list_for(&e->lanes, it) {
 		struct lane *l = container_of(it, struct lane, link);
@@ -59,13 +56,13 @@ static void publish(struct engine *e)
 		list_for(&l->seqs, jt) {
 			parked += link_seq(jt)->sched.parked;
 			running += !link_seq(jt)->sched.parked;
-			count(link_seq(jt), true);
 		}
 		list_for(&l->reads, jt) {
 			running++;
-			count(link_seq(jt), true);
+			sched_count(&link_seq(jt)->sched, true, 0, 0);
 		}
-		used += l->fixed + kv_pool_used(l->kv) * l->page_bytes;
+		used += l->fixed + lane_pages(l) * l->page_bytes;
+		cached += prefix_idle(l->prefix) * l->page_bytes;
 		lane_publish(e, l);
 	}
 	pthread_mutex_unlock(&e->lock);
@@ -73,6 +70,7 @@ static void publish(struct engine *e)
 	atomic_store_explicit(&e->n_running, running, memory_order_relaxed);
 	atomic_store_explicit(&e->n_parked, parked, memory_order_relaxed);
 	atomic_store_explicit(&e->used, used, memory_order_relaxed);
+	atomic_store_explicit(&e->cached, cached, memory_order_relaxed);
 }
 
 void engine_finish(struct engine *e, struct request_state *s, enum finish finish,
@@ -90,8 +88,10 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 	pthread_mutex_lock(&e->lock);
 	sched_leave(&e->sched, &s->sched);
 	pthread_mutex_unlock(&e->lock);
-	s->kv = kv_seq_free(s->kv);
 	engine_draft_end(s);
+	engine_leave(s);
+	atomic_fetch_add_explicit(&e->cached_tokens, s->n_cached, memory_order_relaxed);
+	atomic_fetch_add_explicit(&e->cache_hits, s->n_cached > 0, memory_order_relaxed);
 	seq_result(s, &result);
 	result.finish = finish;
 	if (finish == FINISH_ERROR) {
@@ -499,6 +499,9 @@ void engine_stats(struct engine *e, struct engine_stats *ret)
 		.draft_tokens = atomic_load_explicit(&e->draft_tokens, memory_order_relaxed),
 		.draft_accepted = atomic_load_explicit(&e->draft_accepted, memory_order_relaxed),
 		.preemptions = atomic_load_explicit(&e->preemptions, memory_order_relaxed),
+		.cached = atomic_load_explicit(&e->cached, memory_order_relaxed),
+		.cached_tokens = atomic_load_explicit(&e->cached_tokens, memory_order_relaxed),
+		.cache_hits = atomic_load_explicit(&e->cache_hits, memory_order_relaxed),
 		.beats = ps.beats,
 	};
 	snprintf(ret->threads_why, sizeof(ret->threads_why), "%s", e->threads_why);
@@ -514,6 +517,7 @@ void engine_model_stats(struct engine *e, const struct model *m, struct engine_m
 	if (l) {
 		ret->kv_pages = atomic_load_explicit(&l->pages, memory_order_relaxed);
 		ret->kv_pages_max = kv_pool_max(l->kv);
+		ret->kv_cached = atomic_load_explicit(&l->cached, memory_order_relaxed);
 		ret->bytes = l->fixed + ret->kv_pages * l->page_bytes;
 		ret->requests = (uint32_t)atomic_load_explicit(&l->requests, memory_order_relaxed);
 	}

@@ -54,6 +54,9 @@ struct engine_stats {                   /* a snapshot, never waits for compute *
 	uint64_t budget, used, steps, prompt_tokens, decode_tokens, beats, preemptions;
 	/* guesses computed beside sure tokens, and those that held */
 	uint64_t draft_tokens, draft_accepted;
+	/* Bytes of pages that only the prefix trees hold, not in used; prompt tokens found in pages
+	 * of others by requests that have ended, and how many requests found some. */
+	uint64_t cached, cached_tokens, cache_hits;
 	char threads_why[128];
 };
 void engine_stats(struct engine *e, struct engine_stats *ret);
@@ -61,7 +64,8 @@ void engine_stats(struct engine *e, struct engine_stats *ret);
  * many there are. Any thread. */
 size_t engine_uses(struct engine *e, struct sched_use *ret, size_t max);
 struct engine_model_stats {
-	uint64_t kv_pages, kv_pages_max, bytes;
+	/* pages: those of requests; cached: those of the prefix tree, in use or not */
+	uint64_t kv_pages, kv_pages_max, kv_cached, bytes;
 	uint32_t requests;
 };
 void engine_model_stats(struct engine *e, const struct model *m, struct engine_model_stats *ret);

@@ -3,8 +3,8 @@
  * A page set is one block of memory: for each layer and KV head its K page, then its V page, so
  * that a chunk of attention reads 2 * head_dim * KV_PAGE halves in one stretch.
  * Invariants:
- * 1. A page is either on the free list (refs 0) or referenced by `refs` sequences; used + free =
- *    allocated <= max.
+ * 1. A page is either on the free list (refs 0) or referenced by `refs` tables, or tables and the
+ *    prefix tree; used + free = allocated <= max.
  * 2. Slabs never move and live as long as one of their pages is used: addresses from kv_seq_k stay
  *    valid until the sequence is freed.
  * 3. A sequence's table has room for all its pages, so giving back never allocates. */
@@ -154,7 +154,13 @@ static int pool_grow(struct kv_pool *kv)
 	return 0;
 }
 
-static void page_unref(struct kv_pool *kv, struct kv_page *page)
+struct kv_page *kv_page_ref(struct kv_page *page)
+{
+	page->refs++;
+	return page;
+}
+
+void kv_page_unref(struct kv_pool *kv, struct kv_page *page)
 {
 	if (--page->refs > 0)
 		return;
@@ -177,7 +183,7 @@ int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv)
 static void seq_shrink(struct kv_seq *s, size_t n)
 {
 	while (s->pages.n > n)
-		page_unref(s->pool, s->pages.data[--s->pages.n]);
+		kv_page_unref(s->pool, s->pages.data[--s->pages.n]);
 }
 
 struct kv_seq *kv_seq_free(struct kv_seq *s)
@@ -220,6 +226,25 @@ int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos)
 uint32_t kv_seq_pages(const struct kv_seq *s)
 {
 	return (uint32_t)s->pages.n;
+}
+
+struct kv_page *kv_seq_page(const struct kv_seq *s, uint32_t p)
+{
+	return s->pages.data[p];
+}
+
+int kv_seq_share(struct kv_seq *s, uint32_t p, struct kv_page *page)
+{
+	if (p == s->pages.n) {
+		if (vec_push(&s->pages, page) < 0)
+			return -ENOMEM;
+		kv_page_ref(page);
+		return 0;
+	}
+	kv_page_ref(page);
+	kv_page_unref(s->pool, s->pages.data[p]);
+	s->pages.data[p] = page;
+	return 0;
 }
 
 uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)

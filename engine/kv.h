@@ -1,7 +1,8 @@
 /* kv - paged key/value store of one model. A page set covers KV_PAGE positions of all layers and KV
- * heads; a sequence is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted
- * (prefix sharing comes with the prefix tree). Threads: engine thread only. Errors: -ENOMEM fatal;
- * KV_E_FULL is the caller's to handle (evict, wait, preempt). */
+ * heads; a sequence is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted:
+ * several tables and the prefix tree may hold one, which nobody writes any more then. Threads:
+ * engine thread only. Errors: -ENOMEM fatal; KV_E_FULL is the caller's to handle (evict, wait,
+ * preempt). */
 #pragma once
 #include <stdint.h>
 #include "base/cleanup.h"
@@ -11,6 +12,7 @@ struct kv_shape {
 	uint32_t n_layer, n_kv_head, head_dim;
 };
 struct kv_pool;
+struct kv_page;
 struct kv_seq;
 enum { _KV_E_SUCCESS, KV_E_FULL };
 int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max_pages);
@@ -29,6 +31,12 @@ DEFINE_FREEP(struct kv_seq, kv_seq_free)
 /* Make room for positions [0, n_pos). On KV_E_FULL or -ENOMEM the sequence is as it was. */
 int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos);
 uint32_t kv_seq_pages(const struct kv_seq *s);
+/* --- sharing of full pages --- */
+struct kv_page *kv_seq_page(const struct kv_seq *s, uint32_t p);
+/* Another's page at index p <= kv_seq_pages, in place of the own one if there is one. 0, -ENOMEM */
+int kv_seq_share(struct kv_seq *s, uint32_t p, struct kv_page *page);
+struct kv_page *kv_page_ref(struct kv_page *page);
+void kv_page_unref(struct kv_pool *kv, struct kv_page *page);
 /* K and V pages of page index p (positions p*KV_PAGE ..) of one layer and KV head. */
 uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
 uint16_t *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);

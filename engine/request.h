@@ -40,6 +40,9 @@ struct request {                        /* request_new zeroes; fill, then engine
 	 * not fit beside others waits; 0 = any */
 	uint64_t kv_max;
 	bool batch_class;               /* false: interactive */
+	/* KV pages of its prompt are of use to requests of other uids that have this set too, and
+	 * theirs to it; else only those of one uid share. no_cache: neither take nor leave any. */
+	bool share, no_cache;
 	struct sink sink;
 	void *user;                     /* for sink */
 	atomic_bool cancel;             /* set by anyone; engine_wake afterwards */

@@ -120,25 +120,32 @@ uint32_t seq_border(const struct request_state *s)
 	return s->r->kind == REQUEST_LOGITS ? s->n_rows : total;
 }
 
-uint32_t seq_logits(const struct request_state *s, uint32_t n)
+/* The first token whose row of logits is still needed. */
+static uint32_t first_row(const struct request_state *s)
 {
-	uint32_t end = s->n_done + n, from = 0;
-
 	switch (s->r->kind) {
 	case REQUEST_READ:
-		return 0;
+		return UINT32_MAX;
 	case REQUEST_GENERATE:
-		from = s->n_tokens - 1;
-		break;
+		return s->n_tokens - 1;
 	case REQUEST_LOGITS:
-		from = s->n_rows;
 		break;
 	case REQUEST_SCORE:
-		from = MAX(s->n_rows, s->r->score_from - 1);
-		break;
+		return MAX(s->n_rows, s->r->score_from - 1);
 	}
-	from = MAX(from, s->n_done);
+	return s->n_rows;
+}
+
+uint32_t seq_logits(const struct request_state *s, uint32_t n)
+{
+	uint32_t end = s->n_done + n, from = MAX(first_row(s), s->n_done);
+
 	return end > from ? end - from : 0;
+}
+
+uint32_t seq_reusable(const struct request_state *s)
+{
+	return MIN(s->n_path, first_row(s));
 }
 
 size_t seq_room(const struct request_state *s, uint32_t n_logits)
@@ -260,7 +267,7 @@ void seq_result(const struct request_state *s, struct request_result *ret)
 	double end = s->t_prompt > 0 ? s->t_prompt : s->t_last;
 
 	*ret = (struct request_result){
-		.prompt_tokens = s->r->n_tokens,
+		.prompt_tokens = s->r->n_tokens, .cached_tokens = s->n_cached,
 		.completion_tokens = s->r->kind == REQUEST_GENERATE ? s->n_out : 0,
 		.sum_nll = s->sum_nll, .n_scored = s->n_scored, .sum_nll_sq = s->sum_nll_sq,
 		.bytes_read = s->bytes_read, .read_s = s->read_s,

@@ -15,6 +15,7 @@
 #include "engine/stop.h"
 
 struct lane;
+struct prefix_node;
 enum { SEQ_TOP_MAX = 20 };
 
 enum message_kind { MESSAGE_REQUEST, MESSAGE_WAKE, MESSAGE_PREPARE, MESSAGE_FORGET };
@@ -29,6 +30,8 @@ struct request_state {
 	struct sched_item sched;
 	struct lane *lane;
 	struct kv_seq *kv;              /* NULL while it waits */
+	/* its first pages are those of the tree down to here; NULL while it waits, or for ever */
+	struct prefix_node *node;
 	struct sampler *sampler;        /* GENERATE */
 	struct detok detok;
 	struct stop stop;
@@ -39,6 +42,8 @@ struct request_state {
 	/* Tokens in the KV store for good. What a step wrote there for guesses that did not hold
 	 * lies beyond and is overwritten by the next. */
 	uint32_t n_done;
+	/* the most that n_done has been; how many of these were found there */
+	uint32_t n_known, n_cached;
 	uint32_t n_rows;                /* tokens whose row of logits was used */
 	/* GENERATE: tokens made and allowed; READ: steps done and asked for */
 	uint32_t n_out, max_out;
@@ -64,6 +69,7 @@ struct request_state {
 
 	/* seconds, monotonic; 0 = not yet */
 	double t_submit, t_start, t_prompt, t_first, t_last;
+	uint64_t charged;               /* the last round of engine_charges that met it */
 	double sum_nll, sum_nll_sq, read_s;
 	uint64_t n_scored, bytes_read;
 };
@@ -81,6 +87,9 @@ uint32_t seq_total(const struct request_state *s);
 /* the same at the request's end, if it goes to its limit */
 uint32_t seq_most(const struct request_state *s);
 bool seq_is_decode(const struct request_state *s);      /* next is one row on the decode path */
+/* The first tokens may come from the KV pages of other requests: so many, for their rows of logits
+ * are not needed. */
+uint32_t seq_reusable(const struct request_state *s);
 /* tokens [n_done, border) may go in one slice */
 uint32_t seq_border(const struct request_state *s);
 /* Rows of logits that are needed of the slice [n_done, n_done + n): those of its last tokens. */

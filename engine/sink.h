@@ -16,6 +16,7 @@ struct request_result {
 	enum finish finish;
 	int code;                       /* FINISH_ERROR: negative errno; text in err */
 	const struct err *err;          /* NULL unless FINISH_ERROR */
+	/* cached: of the prompt, found in KV pages of others instead of computed */
 	uint32_t prompt_tokens, cached_tokens, completion_tokens;
 	/* guesses that were computed beside sure tokens, and those that held (spec.h) */
 	uint64_t draft_tokens, draft_accepted;
