@@ -59,6 +59,34 @@ static inline __attribute__((unused)) __m256i emulated_cvtps_ph(__m512 v)
 		_mm256_castsi128_si256(_mm256_cvtps_ph(half[0], _MM_FROUND_TO_NEAREST_INT)),
 		_mm256_cvtps_ph(half[1], _MM_FROUND_TO_NEAREST_INT), 1);
 }
+/* SIMDe spells these two out product by product, which costs a minute to compile: they are most of
+ * what the matrix products consist of. Sums of four products of 8 bits fit in 32. */
+static __attribute__((unused, noinline)) __m256i emulated_dpbusd_256(__m256i sum, __m256i u, __m256i s)
+{
+	const __m256i lo = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(u)),
+	                                     _mm256_cvtepi8_epi16(_mm256_castsi256_si128(s)));
+	const __m256i hi = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(u, 1)),
+	                                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(s, 1)));
+
+	return _mm256_add_epi32(sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(lo, hi), 0xd8));
+}
+
+static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum, __m512i u, __m512i s)
+{
+	__m256i d[2], a[2], b[2];
+
+	__builtin_memcpy(d, &sum, sizeof(d));
+	__builtin_memcpy(a, &u, sizeof(a));
+	__builtin_memcpy(b, &s, sizeof(b));
+	d[0] = emulated_dpbusd_256(d[0], a[0], b[0]);
+	d[1] = emulated_dpbusd_256(d[1], a[1], b[1]);
+	__builtin_memcpy(&sum, d, sizeof(sum));
+	return sum;
+}
+#undef _mm256_dpbusd_epi32
+#undef _mm512_dpbusd_epi32
+#define _mm256_dpbusd_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
+#define _mm512_dpbusd_epi32(sum, u, s) emulated_dpbusd_512(sum, u, s)
 #define _mm512_cvtepi32_ps(v) emulated_cvtepi32_ps(v)
 #define _mm512_cvtepu16_epi32(v) emulated_cvtepu16_epi32(v)
 #define _mm512_cvtph_ps(v) emulated_cvtph_ps(v)
