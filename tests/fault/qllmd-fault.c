@@ -372,7 +372,7 @@ static unsigned exhaust(enum fault kind, bool all_after, long step, int64_t bloc
 int main(void)
 {
 	const char *slow = getenv("QLLM_SLOW"), *mode = getenv("QLLM_CHECK");
-	/* the quick run takes samples of the many; the few kinds with under five calls still have one */
+	/* the quick run takes samples; kinds with under five calls still have one */
 	const long step = mode && strcmp(mode, "quick") == 0 ? 5 : 1;
 	double start = seconds();
 	int64_t blocks;

@@ -61,7 +61,8 @@ static inline __attribute__((unused)) __m256i emulated_cvtps_ph(__m512 v)
 }
 /* SIMDe spells these two out product by product, which costs a minute to compile: they are most of
  * what the matrix products consist of. Sums of four products of 8 bits fit in 32. */
-static __attribute__((unused, noinline)) __m256i emulated_dpbusd_256(__m256i sum, __m256i u, __m256i s)
+static __attribute__((unused, noinline)) __m256i emulated_dpbusd_256(__m256i sum, __m256i u,
+                                                                     __m256i s)
 {
 	const __m256i lo = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(u)),
 	                                     _mm256_cvtepi8_epi16(_mm256_castsi256_si128(s)));
@@ -71,7 +72,8 @@ static __attribute__((unused, noinline)) __m256i emulated_dpbusd_256(__m256i sum
 	return _mm256_add_epi32(sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(lo, hi), 0xd8));
 }
 
-static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum, __m512i u, __m512i s)
+static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum, __m512i u,
+                                                                     __m512i s)
 {
 	__m256i d[2], a[2], b[2];
 
