@@ -76,6 +76,7 @@ void kernels_fill_scalar(struct kernels *k)
 void kernels_fill_avx2(struct kernels *k)
 {
 	avx2_fill_mm(k);
+	avx2_fill_packed(k);
 	avx2_fill_float(k);
 	avx2_fill_dequant(k);
 	avx2_fill_elem(k);

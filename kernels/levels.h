@@ -14,6 +14,7 @@ void scalar_fill_dequant(struct kernels *k);
 void scalar_fill_elem(struct kernels *k);
 void scalar_fill_attn(struct kernels *k);
 void avx2_fill_mm(struct kernels *k);
+void avx2_fill_packed(struct kernels *k);
 void avx2_fill_dequant(struct kernels *k);
 void avx2_fill_float(struct kernels *k);
 void avx2_fill_elem(struct kernels *k);

@@ -6,6 +6,7 @@
  * changes no bit. */
 #pragma once
 #include "kernels/kernels.h"
+#include "kernels/pack.h"
 #include "kernels/tmpl-math.h"
 
 INLINE size_t float_bytes(const enum qtype type)
@@ -92,6 +93,21 @@ INLINE void float_mm(const struct mm_args *m, const enum qtype type)
 	}
 }
 
+/* Packed rows lie as in the file, group after group. */
+INLINE void float_packed(const struct mm_args *m, const enum qtype type)
+{
+	struct mm_args group = *m;
+
+	group.row_bytes = m->n_in * float_bytes(type);
+	group.r0 = 0;
+	for (size_t r = m->r0; r < m->r1; r += PACK_ROWS) {
+		group.w = (const char *)m->w + r * m->row_bytes;
+		group.y = m->y + r;
+		group.r1 = m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS;
+		float_mm(&group, type);
+	}
+}
+
 static void float_mm_f32(const struct mm_args *m)
 {
 	float_mm(m, QTYPE_F32);
@@ -107,10 +123,28 @@ static void float_mm_bf16(const struct mm_args *m)
 	float_mm(m, QTYPE_BF16);
 }
 
+static void float_packed_f32(const struct mm_args *m)
+{
+	float_packed(m, QTYPE_F32);
+}
+
+static void float_packed_f16(const struct mm_args *m)
+{
+	float_packed(m, QTYPE_F16);
+}
+
+static void float_packed_bf16(const struct mm_args *m)
+{
+	float_packed(m, QTYPE_BF16);
+}
+
 static void float_fill(struct kernels *k, const char *level)
 {
 	k->mm[QTYPE_F32] = float_mm_f32;
 	k->mm[QTYPE_F16] = float_mm_f16;
 	k->mm[QTYPE_BF16] = float_mm_bf16;
+	k->mm_packed[QTYPE_F32] = float_packed_f32;
+	k->mm_packed[QTYPE_F16] = float_packed_f16;
+	k->mm_packed[QTYPE_BF16] = float_packed_bf16;
 	k->mm_level[QTYPE_F32] = k->mm_level[QTYPE_F16] = k->mm_level[QTYPE_BF16] = level;
 }

@@ -1,6 +1,7 @@
-/* bench - speeds: bytes a cycle of products with one token, MAC a cycle with more; from memory and
- * from the second cache, on one thread and on two. Medians of seven. Cycles are those of the core's
- * present clock, found by a chain of additions that takes one each. */
+/* bench - speeds of products, in place and packed: bytes a cycle with one token from memory and
+ * from the second cache, on one thread and on two; time of many tokens by that of one from memory;
+ * MAC a cycle from the cache. Medians of seven. Cycles are those of the core's present clock, found
+ * by a chain of additions that takes one each. */
 #include "tests/kernels/check.h"
 
 #include <pthread.h>
@@ -10,6 +11,7 @@
 #include <time.h>
 
 #include "base/num.h"
+#include "kernels/pack.h"
 
 enum { RUNS = 7, CHUNK_ROWS = 64, N_IN = 2048 };
 #define DRAM_BYTES ((size_t)160 << 20)
@@ -50,6 +52,7 @@ static int compare_double(const void *a, const void *b)
 struct work {
 	const struct kernels *k;
 	int type;               /* < 0: read_sum */
+	mm_fn mm;
 	const char *w;
 	size_t row_bytes, n_rows, n_tok, repeat;
 	const struct q16 *q;
@@ -74,7 +77,7 @@ static void *worker(void *arg)
 			continue;
 		}
 		for (size_t r = 0; r < w->n_rows; r += CHUNK_ROWS)
-			w->k->mm[w->type](&(struct mm_args){
+			w->mm(&(struct mm_args){
 				.y = w->y,
 				.ldy = w->n_rows,
 				.w = w->w,
@@ -134,45 +137,69 @@ static double measure(const struct work *proto, size_t n_threads, bool cpu)
 	return times[RUNS / 2];
 }
 
-static void bench_type(const struct level_under_test *level, int type, char *mem, float *y,
-                       double hz)
+/* Rows in place, or groups of rows, until the memory is full. */
+static void fill_weights(struct work *w, int type, bool packed, char *mem)
+{
+	uint64_t row_bytes = 0, group = 0;
+	char *rows;
+
+	qtype_row_bytes((uint32_t)type, N_IN, &row_bytes);
+	pack_group_bytes(&group, (enum qtype)type, N_IN);
+	w->row_bytes = packed ? group / PACK_ROWS : row_bytes;
+	w->n_rows = DRAM_BYTES / w->row_bytes / (2 * CHUNK_ROWS) * (2 * CHUNK_ROWS);
+	rows = malloc(PACK_ROWS * row_bytes);
+	for (size_t r = 0; r < w->n_rows; r += PACK_ROWS) {
+		for (size_t i = 0; i < PACK_ROWS && r < 4 * PACK_ROWS; i++)
+			fill_row(rows + i * row_bytes, (enum qtype)type, N_IN, -1, 0x2c00);
+		if (packed && r < 4 * PACK_ROWS)
+			pack_group(mem + r * w->row_bytes, (enum qtype)type, rows, row_bytes,
+			           PACK_ROWS, N_IN);
+		else
+			memcpy(mem + r * w->row_bytes,
+			       r < 4 * PACK_ROWS ? rows : mem + r % 64 * w->row_bytes,
+			       PACK_ROWS * w->row_bytes);
+	}
+	free(rows);
+}
+
+static void bench_type(const struct level_under_test *level, int type, bool packed, char *mem,
+                       float *y, double hz)
 {
 	static const size_t tokens[] = { 1, 2, 4, 8, 32, 128 };
 	struct work w = { .k = &level->k, .type = type, .w = mem };
-	uint64_t row_bytes;
 	float *x = calloc(128 * N_IN, sizeof(*x));
 	void *q_mem = aligned_alloc(64, q16_bytes(N_IN, 128));
-	double bytes, read[3];
+	double bytes, one[3] = { 0 }, read[3];
 	struct q16 q;
 
-	qtype_row_bytes((uint32_t)type, N_IN, &row_bytes);
+	w.mm = (packed ? level->k.mm_packed : level->k.mm)[type];
+	fill_weights(&w, type, packed, mem);
 	for (size_t i = 0; i < 128 * N_IN; i++)
 		x[i] = rnd_float(-1.0f, 1.0f);
 	q16_bind(&q, q_mem, N_IN, 128);
 	ref.actq(&q, x, N_IN, 0, 128);
-	w.row_bytes = row_bytes;
 	w.q = &q;
 	w.x = x;
 	w.y = y;
 	w.n_tok = w.repeat = 1;
-	w.n_rows = DRAM_BYTES / row_bytes / (2 * CHUNK_ROWS) * (2 * CHUNK_ROWS);
-	for (size_t r = 0; r < w.n_rows; r++)
-		fill_row(mem + r * row_bytes, (enum qtype)type, N_IN, r < 64 ? -1 : (int)(r & 255),
-		         0x2c00);
-	bytes = (double)(w.n_rows * row_bytes);
-	printf("%-7s %-6s memory:", level->name, qtype_name((uint32_t)type));
+	bytes = (double)(w.n_rows * w.row_bytes);
+	printf("%-7s %-6s %-8s memory:", level->name, qtype_name((uint32_t)type),
+	       packed ? "packed" : "in place");
 	for (size_t threads = 1; threads <= 2; threads++) {
 		double t;
 
 		w.type = -1;
 		read[threads] = bytes / measure(&w, threads, false);
 		w.type = type;
-		t = measure(&w, threads, false);
+		one[threads] = t = measure(&w, threads, false);
 		printf("  %zu thread: %.2f GB/s (%.2f of read's %.2f)", threads, bytes / t * 1e-9,
 		       bytes / t / read[threads], read[threads] * 1e-9);
 	}
-	w.n_rows = MAX(CACHE_BYTES / row_bytes / 16 * 16, (size_t)16);
-	w.repeat = 20;
+	for (size_t i = 3; i < 5; i++) {
+		w.n_tok = tokens[i];
+		printf("  %zu tokens: %.2fx", tokens[i], measure(&w, 2, false) / one[2]);
+	}
+	w.n_rows = MAX(CACHE_BYTES / w.row_bytes / 16 * 16, (size_t)16);
 	for (size_t i = 0; i < ARRAY_SIZE(tokens); i++) {
 		double t;
 
@@ -181,7 +208,7 @@ static void bench_type(const struct level_under_test *level, int type, char *mem
 		t = measure(&w, 1, true) / (double)w.repeat * hz;
 		if (i == 0)
 			printf("  cache: %.2f B/cycle; MAC/cycle:",
-			       (double)(w.n_rows * row_bytes) / t);
+			       (double)(w.n_rows * w.row_bytes) / t);
 		printf(" %zu:%.1f", tokens[i], (double)(w.n_rows * N_IN * w.n_tok) / t);
 	}
 	putchar('\n');
@@ -193,7 +220,7 @@ void bench_all(void)
 {
 	const double hz = core_clock();
 	char *mem = aligned_alloc(1 << 21, DRAM_BYTES);
-	float *y = calloc((DRAM_BYTES / 64), sizeof(*y));
+	float *y = calloc(DRAM_BYTES / 16, sizeof(*y));
 	char name[32];
 
 	printf("%s, %.2f GHz\n", kernels_cpu_name(), hz * 1e-9);
@@ -203,7 +230,8 @@ void bench_all(void)
 		for (int type = 0; type < QTYPE_COUNT; type++) {
 			snprintf(name, sizeof(name), "mm_%s", qtype_name((uint32_t)type));
 			if (levels[l].k.mm[type] && wanted(name))
-				bench_type(&levels[l], type, mem, y, hz);
+				for (int packed = 0; packed < 2; packed++)
+					bench_type(&levels[l], type, packed, mem, y, hz);
 		}
 	free(mem);
 	free(y);
