@@ -131,9 +131,9 @@ void engine_keep(struct request_state *s);
 struct request_state *engine_lead(const struct lane *l, struct request_state *s);
 /* Pages of the lane that sequences use. Idle ones of the tree count as free. */
 uint64_t lane_pages(const struct lane *l);
-/* Evict idle pages and give memory back until `more` bytes fit beside `fixed` and all pages, as far
- * as that is possible. */
-void engine_make_room(struct engine *e, uint64_t fixed, uint64_t more);
+/* Evict idle pages and give memory back until `more` bytes, pages of l if that is not NULL, fit
+ * beside `fixed` and all pages, as far as that is possible. */
+void engine_make_room(struct engine *e, const struct lane *l, uint64_t fixed, uint64_t more);
 /* What each admitted request pays for, its draft model's pages included: for a page that several
  * of one uid use, one of them does. */
 typedef void (*engine_charge_fn)(struct request_state *s, uint64_t pages, uint64_t bytes);

@@ -192,7 +192,7 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 	list_init(&l->reads);
 	l->model = model_ref(m);
 	pace_init(&l->pace, &m->hp);
-	engine_make_room(e, fixed_total(e), fp.activations);
+	engine_make_room(e, NULL, fixed_total(e), fp.activations);
 	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits,
 	             err);
 	if (r < 0)
@@ -365,7 +365,7 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 			limited = !sched_below_limit(&s->sched, more);
 		}
 		if (more <= pages_left(e) && !limited) {
-			engine_make_room(e, fixed_total(e), more);
+			engine_make_room(e, s->lane, fixed_total(e), more);
 			r = kv_seq_reserve(s->kv, n_pos);
 			if (r != KV_E_FULL)
 				return r;
@@ -409,7 +409,7 @@ bool engine_spare(struct engine *e, struct request_state *s, const struct lane *
 	weigh(e);
 	if (more + headroom(e) > pages_left(e) || !sched_below_limit(&s->sched, more))
 		return false;
-	engine_make_room(e, fixed_total(e), more);
+	engine_make_room(e, l, fixed_total(e), more);
 	return kv_seq_reserve(kv, n_pos) == 0;
 }
 
@@ -437,9 +437,10 @@ static uint64_t could_have(struct engine *e, const struct request_state *s, uint
 	return sum;
 }
 
-/* Room for s and for who runs beside it: from parked ones, and from a uid above its share for one
- * below. Nobody loses pages when even all of them were too few. */
-static int free_for(struct engine *e, struct request_state *s, uint64_t more)
+/* Room for `more` bytes of s and for who runs beside it: from parked ones, and from a uid above its
+ * share for one below, with the `due` bytes that s has to pay for then. Nobody loses pages when
+ * even all of them were too few. */
+static int free_for(struct engine *e, struct request_state *s, uint64_t more, uint64_t due)
 {
 	struct request_state *victim;
 	bool others;
@@ -447,10 +448,10 @@ static int free_for(struct engine *e, struct request_state *s, uint64_t more)
 	if (more + headroom(e) > pages_left(e))
 		engine_draft_yield(e, NULL);
 	weigh(e);
-	if (more + headroom(e) > pages_left(e) + could_have(e, s, more))
+	if (more + headroom(e) > pages_left(e) + could_have(e, s, due))
 		return headroom(e) > 0 ? KV_E_FULL : -ENOSPC;
 	while (more + headroom(e) > pages_left(e)) {
-		victim = find_victim(e, s, more, false, &others);
+		victim = find_victim(e, s, due, false, &others);
 		if (!victim)
 			return headroom(e) > 0 ? KV_E_FULL : -ENOSPC;
 		preempt(e, victim);
@@ -458,19 +459,25 @@ static int free_for(struct engine *e, struct request_state *s, uint64_t more)
 	return 0;
 }
 
+/* Bytes that the uid of s, which waits, pays more once it runs. */
+static uint64_t pages_due(const struct request_state *s)
+{
+	return (pages_missing(s, seq_total(s)) - engine_paid(s)) * s->lane->page_bytes;
+}
+
 /* What of its prompt others have computed it takes before anything is given up for the rest. */
 static int admit_pages(struct engine *e, struct request_state *s)
 {
-	uint64_t more;
+	uint64_t more, due = pages_due(s);
 	int r = engine_enter(s);
 
 	if (r == 0) {
 		engine_take(s);
 		more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
-		r = free_for(e, s, more);
+		r = free_for(e, s, more, due);
 	}
 	if (r == 0) {
-		engine_make_room(e, fixed_total(e), more);
+		engine_make_room(e, s->lane, fixed_total(e), more);
 		r = kv_seq_reserve(s->kv, seq_total(s));
 	}
 	if (r != 0)
@@ -481,11 +488,8 @@ static int admit_pages(struct engine *e, struct request_state *s)
 /* Not yet: no place in its lane, or its uid holds what it may. */
 static bool has_to_wait(const struct engine *e, const struct request_state *s)
 {
-	uint64_t more = 0;
-
-	if (s->r->kv_max > 0)
-		more = (pages_missing(s, seq_total(s)) - engine_paid(s)) * s->lane->page_bytes;
-	return s->sched.parked || !sched_below_limit(&s->sched, more) ||
+	return s->sched.parked ||
+	       (s->r->kv_max > 0 && !sched_below_limit(&s->sched, pages_due(s))) ||
 	       !sched_has_place(&e->sched, &s->sched, s->lane->n_active, e->c.max_seqs);
 }
 

@@ -155,13 +155,18 @@ static uint64_t all_pages(const struct engine *e, bool held)
 	return sum;
 }
 
-void engine_make_room(struct engine *e, uint64_t fixed, uint64_t more)
+void engine_make_room(struct engine *e, const struct lane *l, uint64_t fixed, uint64_t more)
 {
 	enum { AT_ONCE = 8 };
 	bool some = true;
+	uint64_t has;
 
 	while (fixed + all_pages(e, false) + more > e->c.budget && evict(e))
 		;
+	has = l ? (kv_pool_allocated(l->kv) - kv_pool_used(l->kv)) * l->page_bytes : 0;
+	more -= MIN(more, has);
+	if (more == 0)
+		return;
 	/* Free pages go back to the system when memory held would pass the budget, and more idle
 	 * ones if they keep it from that. */
 	while (some && fixed + all_pages(e, true) + more > e->c.budget) {

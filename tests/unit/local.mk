@@ -91,6 +91,12 @@ tests_unit_test_engine_share_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_engine_share_LDADD = $(tests_unit_test_engine_LDADD)
 UNIT_TESTS += tests/unit/test-engine-share
 
+check_PROGRAMS += tests/unit/test-prefix
+tests_unit_test_prefix_SOURCES = tests/unit/test-prefix.c tests/unit/engine-jobs.h
+tests_unit_test_prefix_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_prefix_LDADD = $(tests_unit_test_engine_LDADD)
+UNIT_TESTS += tests/unit/test-prefix
+
 check_PROGRAMS += tests/unit/test-spec
 tests_unit_test_spec_SOURCES = tests/unit/test-spec.c tests/unit/engine-jobs.h
 tests_unit_test_spec_CPPFLAGS = $(UNIT_CPPFLAGS)
