@@ -86,6 +86,7 @@ void kernels_fill_avx2(struct kernels *k)
 void kernels_fill_avx512(struct kernels *k)
 {
 	avx512_fill_mm(k);
+	avx512_fill_packed(k);
 	avx512_fill_float(k);
 	avx512_fill_elem(k);
 	avx512_fill_attn(k);

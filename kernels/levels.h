@@ -20,6 +20,7 @@ void avx2_fill_float(struct kernels *k);
 void avx2_fill_elem(struct kernels *k);
 void avx2_fill_attn(struct kernels *k);
 void avx512_fill_mm(struct kernels *k);
+void avx512_fill_packed(struct kernels *k);
 void avx512_fill_float(struct kernels *k);
 void avx512_fill_elem(struct kernels *k);
 void avx512_fill_attn(struct kernels *k);

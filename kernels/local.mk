@@ -23,7 +23,8 @@ libkernels_avx2_la_SOURCES = \
 	kernels/avx2/vec.h
 libkernels_avx2_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c
 libkernels_avx512_la_SOURCES = \
-	kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/float.c kernels/avx512/mm.c kernels/avx512/vec.h
+	kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/float.c kernels/avx512/mm.c \
+	kernels/avx512/packed.c kernels/avx512/vec.h
 libkernels_avx512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c \
 	-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 endif

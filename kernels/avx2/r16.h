@@ -46,8 +46,8 @@ INLINE __m256i r16_codes(const enum qtype type, const uint8_t *p, const size_t h
 	return _mm256_shuffle_epi8(_mm256_setr_epi8(IQ4_NL_VALUES, IQ4_NL_VALUES), v);
 }
 
-/* Factors of one block of 16 rows: of superblocks sc[group] and mn[group], where a group is 16
- * elements, or 32 in the types whose scales are for 32. */
+/* Factors of one block of 16 rows: of superblocks sc[scale] and mn[scale], for 16 elements each, or
+ * for 32 in the types whose scales are for 32. */
 struct r16_factors {
 	__m256 d[2], m[2];      /* by half; of a legacy block a and c */
 	int8_t sc[16][PACK_ROWS], mn[16][PACK_ROWS];
@@ -107,18 +107,10 @@ INLINE void r16_scales_iq4_xs(struct r16_factors *f, const uint8_t *s, const uin
 	}
 }
 
-/* `factors` and `body` as of r16_factor_at() and r16_body_at(). */
-INLINE void r16_load_factors(const enum qtype type, struct r16_factors *f, const uint8_t *factors,
-                             const uint8_t *body)
+/* sc and mn; `factors` and `body` as of r16_factor_at() and r16_body_at(). */
+INLINE void r16_load_scales(const enum qtype type, struct r16_factors *f, const uint8_t *factors,
+                            const uint8_t *body)
 {
-	UNROLL for (size_t half = 0; half < 2; half++) {
-		f->d[half] = _mm256_cvtph_ps(load128(factors + 16 * half));
-		if (!type_has_min(type))
-			continue;
-		f->m[half] = _mm256_cvtph_ps(load128(factors + 64 + 16 * half));
-		if (type_is_super(type))
-			f->m[half] = negate(f->m[half]);
-	}
 	switch (type) {
 	case QTYPE_Q2_K:
 		UNROLL for (size_t j = 0; j < 16; j += 2) {
@@ -136,23 +128,44 @@ INLINE void r16_load_factors(const enum qtype type, struct r16_factors *f, const
 	}
 }
 
+/* All of it. */
+INLINE void r16_load_factors(const enum qtype type, struct r16_factors *f, const uint8_t *factors,
+                             const uint8_t *body)
+{
+	UNROLL for (size_t half = 0; half < 2; half++) {
+		f->d[half] = _mm256_cvtph_ps(load128(factors + 16 * half));
+		if (!type_has_min(type))
+			continue;
+		f->m[half] = _mm256_cvtph_ps(load128(factors + 64 + 16 * half));
+		if (type_is_super(type))
+			f->m[half] = negate(f->m[half]);
+	}
+	r16_load_scales(type, f, factors, body);
+}
+
+/* Where the scale of group `odd` of a unit stands in sc and mn. */
+INLINE size_t r16_scale(const enum qtype type, size_t unit, const size_t odd)
+{
+	return scales_of_16(type) ? 2 * unit + odd : unit;
+}
+
 /* a and c of group `odd` of a unit. */
 INLINE __m256 r16_a(const enum qtype type, const struct r16_factors *f, size_t unit,
                     const size_t odd, const size_t half)
 {
-	const size_t group = scales_of_16(type) ? 2 * unit + odd : unit;
+	const size_t scale = r16_scale(type, unit, odd);
 
 	return type_is_super(type)
-	               ? _mm256_mul_ps(f->d[half], signed_bytes(f->sc[group] + 8 * half))
+	               ? _mm256_mul_ps(f->d[half], signed_bytes(f->sc[scale] + 8 * half))
 	               : f->d[half];
 }
 
 INLINE __m256 r16_c(const enum qtype type, const struct r16_factors *f, size_t unit,
                     const size_t odd, const size_t half)
 {
-	const size_t group = scales_of_16(type) ? 2 * unit + odd : unit;
+	const size_t scale = r16_scale(type, unit, odd);
 
 	return type_is_super(type)
-	               ? _mm256_mul_ps(f->m[half], signed_bytes(f->mn[group] + 8 * half))
+	               ? _mm256_mul_ps(f->m[half], signed_bytes(f->mn[scale] + 8 * half))
 	               : f->m[half];
 }

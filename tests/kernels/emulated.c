@@ -2,6 +2,7 @@
 #include "tests/kernels/check.h"
 
 void emulated_fill_mm(struct kernels *k);
+void emulated_fill_packed(struct kernels *k);
 void emulated_fill_float(struct kernels *k);
 void emulated_fill_elem(struct kernels *k);
 void emulated_fill_attn(struct kernels *k);
@@ -9,6 +10,7 @@ void emulated_fill_attn(struct kernels *k);
 void emulated_fill_avx512(struct kernels *k)
 {
 	emulated_fill_mm(k);
+	emulated_fill_packed(k);
 	emulated_fill_float(k);
 	emulated_fill_elem(k);
 	emulated_fill_attn(k);

@@ -12,6 +12,7 @@
 #pragma GCC diagnostic pop
 
 #define avx512_fill_mm emulated_fill_mm
+#define avx512_fill_packed emulated_fill_packed
 #define avx512_fill_float emulated_fill_float
 #define avx512_fill_elem emulated_fill_elem
 #define avx512_fill_attn emulated_fill_attn
@@ -39,6 +40,16 @@ static inline __attribute__((unused)) __m512i emulated_cvtepu16_epi32(__m256i v)
 	__m512i wide;
 	__m256i half[2] = { _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)),
 	                    _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)) };
+
+	__builtin_memcpy(&wide, half, sizeof(wide));
+	return wide;
+}
+
+static inline __attribute__((unused)) __m512i emulated_cvtepi8_epi32(__m128i v)
+{
+	__m512i wide;
+	__m256i half[2] = { _mm256_cvtepi8_epi32(v),
+	                    _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v)) };
 
 	__builtin_memcpy(&wide, half, sizeof(wide));
 	return wide;
@@ -90,6 +101,7 @@ static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum
 #define _mm256_dpbusd_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
 #define _mm512_dpbusd_epi32(sum, u, s) emulated_dpbusd_512(sum, u, s)
 #define _mm512_cvtepi32_ps(v) emulated_cvtepi32_ps(v)
+#define _mm512_cvtepi8_epi32(v) emulated_cvtepi8_epi32(v)
 #define _mm512_cvtepu16_epi32(v) emulated_cvtepu16_epi32(v)
 #define _mm512_cvtph_ps(v) emulated_cvtph_ps(v)
 #define _mm512_cvtps_ph(v, rounding) emulated_cvtps_ph(v)
