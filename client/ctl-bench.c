@@ -4,7 +4,7 @@
  * alike: a prompt (pp), a generation (tg), and the read arm, where the daemon streams the same
  * weights through the same threads without computing. Every figure is the median over the repeats.
  * Clients are connections of their own; with more than one, a rate is the sum of what all of them
- * got. Prompts are token arrays drawn anew for each request, so no prefix is ever known. */
+ * got, from the first token of any to the last of all. Prompts are token arrays drawn anew for each request, so no prefix is ever known. */
 #include <errno.h>
 #include <string.h>
 #include "base/num.h"
@@ -23,6 +23,7 @@ struct bench {
 	uint32_t n_vocab;
 	uint64_t rng;
 	VEC(double) first, gaps, whole; /* seconds, over all repeats */
+	VEC(double) times;              /* when each token of the last phase came, in order */
 };
 struct bench_client {
 	struct bench *b;
@@ -31,7 +32,8 @@ struct bench_client {
 	double start, first, last;
 };
 struct rate {                           /* medians come from these */
-	VEC(double) pp, tg, read;
+	/* full: while every client was getting tokens */
+	VEC(double) pp, tg, full, read;
 };
 
 static uint32_t next_random(struct bench *b)
@@ -68,6 +70,8 @@ static void on_client(void *user, const struct qllm_event *ev)
 		else if (vec_push(&b->gaps, now - k->last) < 0)
 			b->code = -ENOMEM;
 		k->last = now;
+		if (vec_push(&b->times, now) < 0)
+			b->code = -ENOMEM;
 	}
 	if (ev->type != QLLM_EVENT_DONE)
 		return;
@@ -98,6 +102,7 @@ static int together(struct bench *b, struct bench_client *k, uint32_t n_prompt, 
 	args.given = QLLM_TEMP;
 	b->done = false;
 	b->open = 0;
+	b->times.n = 0;
 	for (unsigned i = 0; i < b->n_clients; i++) {
 		int64_t id;
 
@@ -154,11 +159,27 @@ static int bench_prompt(struct bench *b, uint32_t p, uint32_t depth, struct rate
 	               : EXIT_OK;
 }
 
+/* Tokens a second between the last client's first token and the first client's last one; 0 where
+ * they never all ran at once. */
+static double full_rate(const struct bench *b, const struct bench_client *k)
+{
+	double from = k[0].first, to = k[0].last;
+	size_t n = 0;
+
+	for (unsigned i = 1; i < b->n_clients; i++) {
+		from = MAX(from, k[i].first);
+		to = MIN(to, k[i].last);
+	}
+	for (size_t i = 0; i < b->times.n; i++)
+		n += b->times.data[i] > from && b->times.data[i] <= to;
+	return to > from ? (double)n / (to - from) : 0;
+}
+
 static int bench_generate(struct bench *b, uint32_t n, uint32_t depth, struct rate *rate)
 {
 	struct bench_client k[CTL_CLIENTS_MAX];
 	int code = together(b, k, MAX(depth, 1u), n + 1);
-	double first, last;
+	double first, last, tg;
 
 	if (code != EXIT_OK)
 		return code;
@@ -170,8 +191,8 @@ static int bench_generate(struct bench *b, uint32_t n, uint32_t depth, struct ra
 		if (vec_push(&b->whole, k[i].last - k[i].start) < 0)
 			return ctl_fail(b->c, EXIT_FAILED, "no memory");
 	}
-	return vec_push(&rate->tg, last > first ? n * (double)b->n_clients / (last - first) : 0.0) <
-	                       0
+	tg = last > first ? n * (double)b->n_clients / (last - first) : 0.0;
+	return vec_push(&rate->tg, tg) < 0 || vec_push(&rate->full, full_rate(b, k)) < 0
 	               ? ctl_fail(b->c, EXIT_FAILED, "no memory")
 	               : EXIT_OK;
 }
@@ -244,39 +265,73 @@ static int prepare(struct bench *b, struct facts *f)
 	return code;
 }
 
-static json_t *latency_json(double *data, size_t n)
-{
-	double p50 = percentile(data, n, 0.5) * 1e3;
+/* What is printed, from the medians. A step of several clients reads the weights once. */
+struct figures {
+	double pp, tg, full, bw, fraction, tflops;
+	double latency[3][2];           /* ms: first token, per token, end to end; p50, p99 */
+};
 
-	return json_pack("{s:f, s:f}", "p50", p50, "p99", percentile(data, n, 0.99) * 1e3);
+static void figures_make(struct figures *g, struct bench *b, const struct facts *f,
+                         struct rate *rate)
+{
+	g->pp = percentile(rate->pp.data, rate->pp.n, 0.5);
+	g->tg = percentile(rate->tg.data, rate->tg.n, 0.5);
+	g->full = percentile(rate->full.data, rate->full.n, 0.5);
+	g->bw = percentile(rate->read.data, rate->read.n, 0.5);
+	g->fraction = 0;
+	if (g->bw > 0)
+		g->fraction = g->tg / b->n_clients * (double)f->read.bytes_per_token / (g->bw * 1e9);
+	g->tflops = g->pp * f->read.flops_per_token / 1e12;
+	for (unsigned p = 0; p < 2; p++) {
+		double at = p ? 0.99 : 0.5;
+
+		g->latency[0][p] = percentile(b->first.data, b->first.n, at) * 1e3;
+		g->latency[1][p] = percentile(b->gaps.data, b->gaps.n, at) * 1e3;
+		g->latency[2][p] = percentile(b->whole.data, b->whole.n, at) * 1e3;
+	}
+}
+
+static void report_text(struct bench *b, const struct facts *f, const struct figures *g, uint32_t p,
+                        uint32_t n)
+{
+	static const char *const names[] = { "first token", "per token", "end to end" };
+
+	printf("pp%u  %.1f tokens/s, %.3f TFLOP/s (%.0f MFLOP a token)\n", p, g->pp, g->tflops,
+	       f->read.flops_per_token / 1e6);
+	printf("tg%u  %.1f tokens/s", n, g->tg);
+	if (b->n_clients > 1)
+		printf(" of %u clients, %.1f while all of them were served", b->n_clients, g->full);
+	printf("\nread  %.1f GB/s; decoding streams %.2f of it (%llu bytes a token)\n", g->bw,
+	       g->fraction, (unsigned long long)f->read.bytes_per_token);
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		printf("%-12s p50 %.2f ms, p99 %.2f ms\n", names[i], g->latency[i][0],
+		       g->latency[i][1]);
+	printf("%s kernels, %lld threads, %s\n",
+	       json_string_value(json_object_get(f->status, "kernels")),
+	       json_integer_value(json_object_get(f->status, "threads")),
+	       json_string_value(json_object_get(f->status, "cpu")));
 }
 
 static int report(struct bench *b, struct facts *f, struct rate *rate, uint32_t p, uint32_t n)
 {
-	double pp = percentile(rate->pp.data, rate->pp.n, 0.5),
-	       tg = percentile(rate->tg.data, rate->tg.n, 0.5);
-	double bw = percentile(rate->read.data, rate->read.n, 0.5), flops = f->read.flops_per_token;
-	double fraction = bw > 0 ? tg * (double)f->read.bytes_per_token / (bw * 1e9) : 0;
+	struct figures g;
 	json_t *j;
 
+	figures_make(&g, b, f, rate);
 	if (!b->c->json) {
-		printf("pp%u  %.1f tokens/s\ntg%u  %.1f tokens/s\n", p, pp, n, tg);
-		printf("read  %.1f GB/s; decoding streams %.2f of it (%llu bytes a token)\n", bw,
-		       fraction, (unsigned long long)f->read.bytes_per_token);
-		printf("%s kernels, %lld threads, %s\n",
-		       json_string_value(json_object_get(f->status, "kernels")),
-		       json_integer_value(json_object_get(f->status, "threads")),
-		       json_string_value(json_object_get(f->status, "cpu")));
+		report_text(b, f, &g, p, n);
 		return EXIT_OK;
 	}
-	j = json_pack(
-		"{s:{s:i, s:f}, s:{s:i, s:f, s:I, s:f, s:f}, s:f, s:f, s:{s:o, s:o, s:o}, s:i}",
-		"pp", "tokens", (int)p, "tok_s", pp, "tg", "tokens", (int)n, "tok_s", tg,
-		"bytes_per_token", (json_int_t)f->read.bytes_per_token, "read_bw_gb_s", bw,
-		"fraction", fraction, "flops_per_token", flops, "tflops", pp * flops / 1e12,
-		"latency_ms", "first_token", latency_json(b->first.data, b->first.n), "per_token",
-		latency_json(b->gaps.data, b->gaps.n), "end_to_end",
-		latency_json(b->whole.data, b->whole.n), "clients", (int)b->n_clients);
+	j = json_pack("{s:{s:i, s:f}, s:{s:i, s:f, s:f, s:I, s:f, s:f}, s:f, s:f, s:{s:{s:f, s:f}, "
+	              "s:{s:f, s:f}, s:{s:f, s:f}}, s:i}",
+	              "pp", "tokens", (int)p, "tok_s", g.pp, "tg", "tokens", (int)n, "tok_s", g.tg,
+	              "full_tok_s", g.full, "bytes_per_token",
+	              (json_int_t)f->read.bytes_per_token, "read_bw_gb_s", g.bw, "fraction",
+	              g.fraction, "flops_per_token", f->read.flops_per_token, "tflops", g.tflops,
+	              "latency_ms", "first_token", "p50", g.latency[0][0], "p99", g.latency[0][1],
+	              "per_token", "p50", g.latency[1][0], "p99", g.latency[1][1], "end_to_end",
+	              "p50", g.latency[2][0], "p99", g.latency[2][1], "clients",
+	              (int)b->n_clients);
 	if (j)
 		json_object_update(j, f->status);
 	return out_json(b->c, j);
@@ -303,7 +358,7 @@ static int run_bench(struct ctl *c)
 {
 	struct bench b = { .c = c, .rng = 42 };
 	struct facts f = { .reply = { .c = c } };
-	struct rate rate = { { 0 }, { 0 }, { 0 } };
+	struct rate rate = { { 0 }, { 0 }, { 0 }, { 0 } };
 	uint64_t p = ctl_count(c, "prompt", 512), n = ctl_count(c, "gen", 128),
 		 depth = ctl_count(c, "depth", 0);
 	uint64_t repeat = ctl_count(c, "repeat", 5), clients = ctl_count(c, "clients", 1);
@@ -335,8 +390,10 @@ static int run_bench(struct ctl *c)
 	vec_deinit(&b.first);
 	vec_deinit(&b.gaps);
 	vec_deinit(&b.whole);
+	vec_deinit(&b.times);
 	vec_deinit(&rate.pp);
 	vec_deinit(&rate.tg);
+	vec_deinit(&rate.full);
 	vec_deinit(&rate.read);
 	return code;
 }

@@ -18,3 +18,8 @@ dist-hook:
 EXTRA_PROGRAMS = tests/bench/bench-exec
 tests_bench_bench_exec_SOURCES = tests/bench/bench-exec.c
 tests_bench_bench_exec_LDADD = libengine.la libmodel.la libtext.la libformat.la libkernels.la libbase.la
+
+# Clients with clocks of their own, for tests/bench and tests/system.
+check_PROGRAMS += tests/bench/stream
+tests_bench_stream_SOURCES = tests/bench/stream.c
+tests_bench_stream_LDADD = libqllm.la
