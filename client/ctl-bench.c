@@ -4,7 +4,8 @@
  * alike: a prompt (pp), a generation (tg), and the read arm, where the daemon streams the same
  * weights through the same threads without computing. Every figure is the median over the repeats.
  * Clients are connections of their own; with more than one, a rate is the sum of what all of them
- * got, from the first token of any to the last of all. Prompts are token arrays drawn anew for each request, so no prefix is ever known. */
+ * got, from the first token of any to the last of all. Prompts are token arrays drawn anew for each
+ * request, so no prefix is ever known. */
 #include <errno.h>
 #include <string.h>
 #include "base/num.h"
@@ -280,7 +281,8 @@ static void figures_make(struct figures *g, struct bench *b, const struct facts 
 	g->bw = percentile(rate->read.data, rate->read.n, 0.5);
 	g->fraction = 0;
 	if (g->bw > 0)
-		g->fraction = g->tg / b->n_clients * (double)f->read.bytes_per_token / (g->bw * 1e9);
+		g->fraction = g->tg / b->n_clients * (double)f->read.bytes_per_token /
+		              (g->bw * 1e9);
 	g->tflops = g->pp * f->read.flops_per_token / 1e12;
 	for (unsigned p = 0; p < 2; p++) {
 		double at = p ? 0.99 : 0.5;
