@@ -23,3 +23,11 @@ tests_bench_bench_exec_LDADD = libengine.la libmodel.la libtext.la libformat.la 
 check_PROGRAMS += tests/bench/stream
 tests_bench_stream_SOURCES = tests/bench/stream.c
 tests_bench_stream_LDADD = libqllm.la
+
+# Instruction counts of kernels: gates.py runs gates under callgrind.
+check_PROGRAMS += tests/bench/gates
+tests_bench_gates_SOURCES = tests/bench/gates.c
+tests_bench_gates_LDADD = libkernels.la libbase.la
+dist_check_SCRIPTS += tests/bench/gates.py
+TESTS += tests/bench/gates.py
+EXTRA_DIST += tests/bench/gates.txt
