@@ -11,6 +11,7 @@
 #include "base/num.h"
 #include "kernels/r16.h"
 
+#define INLINE static inline __attribute__((always_inline))
 #define EACH(b) (0x01010101u * (b))
 
 static inline uint32_t get32(const uint8_t *p)
@@ -49,7 +50,7 @@ struct place {
 	unsigned shift, high_shift;
 };
 
-static inline struct place place_of(const enum qtype type, size_t unit)
+INLINE struct place place_of(const enum qtype type, size_t unit)
 {
 	switch (type) {
 	case QTYPE_Q4_1: return (struct place){ .qs = 4 };
@@ -80,24 +81,24 @@ static inline struct place place_of(const enum qtype type, size_t unit)
 }
 
 /* Codes of 32 whose nibbles lie as in legacy blocks: word k4 + 4 above word k4. */
-static inline bool is_paired(const enum qtype type)
+INLINE bool is_paired(const enum qtype type)
 {
 	return type != QTYPE_Q8_0 && (!type_is_super(type) || type == QTYPE_IQ4_XS);
 }
 
 /* Bits of the upper plane of a code, and those below it. */
-static inline unsigned high_bits(const enum qtype type)
+INLINE unsigned high_bits(const enum qtype type)
 {
 	return type == QTYPE_Q6_K ? 2 : r16_bits(type) & 1;
 }
 
-static inline unsigned low_bits(const enum qtype type)
+INLINE unsigned low_bits(const enum qtype type)
 {
 	return (unsigned)r16_bits(type) - high_bits(type);
 }
 
-static inline void load_unit(uint32_t w[8], const enum qtype type, const uint8_t *block,
-                             size_t unit)
+INLINE void load_unit(uint32_t w[8], const enum qtype type, const uint8_t *block,
+                      size_t unit)
 {
 	const struct place at = place_of(type, unit);
 	const uint32_t mask = EACH((1u << low_bits(type)) - 1);
@@ -117,8 +118,8 @@ static inline void load_unit(uint32_t w[8], const enum qtype type, const uint8_t
 	}
 }
 
-static inline void store_unit(const uint32_t w[8], const enum qtype type, uint8_t *block,
-                              size_t unit)
+INLINE void store_unit(const uint32_t w[8], const enum qtype type, uint8_t *block,
+                       size_t unit)
 {
 	const struct place at = place_of(type, unit);
 	const uint32_t mask = EACH((1u << low_bits(type)) - 1);
@@ -140,7 +141,7 @@ static inline void store_unit(const uint32_t w[8], const enum qtype type, uint8_
 }
 
 /* One row's words to the planes of a unit; p points at the row's first bytes. */
-static inline void store_planes(uint8_t *p, const enum qtype type, const uint32_t w[8])
+INLINE void store_planes(uint8_t *p, const enum qtype type, const uint32_t w[8])
 {
 	const unsigned low = low_bits(type);
 
@@ -173,7 +174,7 @@ static inline void store_planes(uint8_t *p, const enum qtype type, const uint32_
 			                  (w[4 * v + 3] & EACH(3)) << 6);
 }
 
-static inline void load_planes(uint32_t w[8], const enum qtype type, const uint8_t *p)
+INLINE void load_planes(uint32_t w[8], const enum qtype type, const uint8_t *p)
 {
 	const unsigned low = low_bits(type), n_high = high_bits(type);
 	const uint8_t *q = p + 64 * n_high;
@@ -193,8 +194,8 @@ static inline void load_planes(uint32_t w[8], const enum qtype type, const uint8
 }
 
 /* Block i of row r of the group. */
-static inline void pack_block(const enum qtype type, uint8_t *group, const uint8_t *block, size_t i,
-                              size_t r)
+INLINE void pack_block(const enum qtype type, uint8_t *group, const uint8_t *block, size_t i,
+                       size_t r)
 {
 	const struct r16_fields f = r16_fields(type);
 	uint8_t *factors = group + r16_factor_at(type, i), *body = group + r16_body_at(type, i);
@@ -211,8 +212,8 @@ static inline void pack_block(const enum qtype type, uint8_t *group, const uint8
 	}
 }
 
-static inline void unpack_block(const enum qtype type, uint8_t *block, const uint8_t *group,
-                                size_t i, size_t r)
+INLINE void unpack_block(const enum qtype type, uint8_t *block, const uint8_t *group,
+                         size_t i, size_t r)
 {
 	const struct r16_fields f = r16_fields(type);
 	const uint8_t *factors = group + r16_factor_at(type, i),
@@ -231,9 +232,8 @@ static inline void unpack_block(const enum qtype type, uint8_t *block, const uin
 	}
 }
 
-static inline __attribute__((always_inline)) void pack_rows(const enum qtype type, uint8_t *group,
-                                                            const uint8_t *rows, size_t row_bytes,
-                                                            size_t n_rows, size_t n_blocks)
+INLINE void pack_rows(const enum qtype type, uint8_t *group, const uint8_t *rows, size_t row_bytes,
+                      size_t n_rows, size_t n_blocks)
 {
 	static const uint8_t zeros[256];
 
@@ -246,9 +246,8 @@ static inline __attribute__((always_inline)) void pack_rows(const enum qtype typ
 			           i, r);
 }
 
-static inline __attribute__((always_inline)) void unpack_one(const enum qtype type, uint8_t *row,
-                                                             const uint8_t *group, size_t r,
-                                                             size_t n_blocks)
+INLINE void unpack_one(const enum qtype type, uint8_t *row, const uint8_t *group, size_t r,
+                       size_t n_blocks)
 {
 	for (size_t i = 0; i < n_blocks; i++)
 		unpack_block(type, row + i * type_bytes(type), group, i, r);
