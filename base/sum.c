@@ -17,6 +17,12 @@ static void free_statep(XXH3_state_t **s)
 	XXH3_freeState(*s);
 }
 
+void sum_text(char ret[SUM_TEXT_MAX], const uint64_t sum[2])
+{
+	snprintf(ret, SUM_TEXT_MAX, "xxh3-128:%016llx%016llx", (unsigned long long)sum[1],
+	         (unsigned long long)sum[0]);
+}
+
 int sum_file(char ret[SUM_TEXT_MAX], int fd, uint64_t size, sum_progress_fn progress, void *user,
              struct err *err)
 {
@@ -41,7 +47,6 @@ int sum_file(char ret[SUM_TEXT_MAX], int fd, uint64_t size, sum_progress_fn prog
 			return r;
 	}
 	sum = XXH3_128bits_digest(state);
-	snprintf(ret, SUM_TEXT_MAX, "xxh3-128:%016llx%016llx", (unsigned long long)sum.high64,
-	         (unsigned long long)sum.low64);
+	sum_text(ret, (const uint64_t[]){ sum.low64, sum.high64 });
 	return 0;
 }

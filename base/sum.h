@@ -11,3 +11,5 @@ typedef int (*sum_progress_fn)(void *user, uint64_t done);
  * NULL. */
 int sum_file(char ret[SUM_TEXT_MAX], int fd, uint64_t size, sum_progress_fn progress, void *user,
              struct err *err);
+/* The text of a sum that was computed elsewhere, low half first. */
+void sum_text(char ret[SUM_TEXT_MAX], const uint64_t sum[2]);

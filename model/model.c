@@ -54,7 +54,7 @@ static int load_all(struct model *m, struct err *err)
 		r = load_names(m, err);
 	if (r < 0)
 		return r;
-	if (weightmap_size(m->map) < m->gguf->file_size)
+	if (weightmap_size(m->map) < (m->pack ? m->pack->file_size : m->gguf->file_size))
 		return err_set(err, -EBADMSG, "the file became shorter while it was opened");
 	r = weights_bind(m, err);
 	if (r == 0)
@@ -68,6 +68,20 @@ static int load_all(struct model *m, struct err *err)
 	return load_template(m, err);
 }
 
+static int open_container(struct model *m, int fd, const char *name, struct err *err)
+{
+	int r;
+
+	if (!packfile_is(fd))
+		return gguf_open(&m->gguf, fd, name, err);
+	r = packfile_open(&m->pack, fd, name, err);
+	if (r < 0)
+		return r;
+	m->gguf = m->pack->gguf;
+	m->pack->head = mem_free(m->pack->head);        /* parsed: as large as a vocabulary */
+	return 0;
+}
+
 int model_load(struct model **ret, int fd, const char *name, struct err *err)
 {
 	_cleanup_(model_unrefp) struct model *m = mem_alloc(sizeof(*m));
@@ -77,7 +91,7 @@ int model_load(struct model **ret, int fd, const char *name, struct err *err)
 	if (!m)
 		return err_set(err, -ENOMEM, "not enough memory");
 	m->refs = 1;
-	r = gguf_open(&m->gguf, fd, name, err);
+	r = open_container(m, fd, name, err);
 	if (r == 0)
 		r = weightmap_open(&m->map, fd, name, err);
 	if (r < 0)
@@ -103,7 +117,10 @@ struct model *model_unref(struct model *m)
 	jinja_free(m->jinja);
 	tok_free(m->tok);
 	weightmap_unref(m->map);
-	gguf_free(m->gguf);
+	if (m->pack)
+		packfile_free(m->pack);         /* and the gguf in it */
+	else
+		gguf_free(m->gguf);
 	mem_free(m->layers);
 	mem_free(m->architecture);
 	mem_free(m->name);

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "format/gguf.h"
+#include "format/packfile.h"
 #include "format/weightmap.h"
 #include "kernels/qtype.h"
 #include "model/slots.h"
@@ -70,10 +70,12 @@ struct model {
 	char *jinja_error;
 	/* its tensors; the metadata is dropped once loaded */
 	struct gguf *gguf;
+	struct packfile *pack;                  /* where tensors lie; NULL: as in the GGUF */
 	struct weightmap *map;
 	unsigned refs;                          /* atomic, use model_ref/unref */
 };
-/* Load from an fd (not consumed). Every check of shapes and ranges happens here. -EBADMSG, -ENOTSUP
+/* Load a GGUF or a packed file from an fd (not consumed). Every check of shapes and ranges happens
+ * here. -EBADMSG, -ENOTSUP
  * (architecture or tensor type without kernel: names it), -ENOMEM. Does not read the weights'
  * pages. */
 int model_load(struct model **ret, int fd, const char *name, struct err *err);

@@ -8,8 +8,10 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "kernels/pack.h"
 #include "model/model.h"
 
 enum field { NONE, F16, BF16, F32, F64, E8M0, UE4M3, IQ1M };
@@ -97,30 +99,61 @@ static bool row_is_bad(enum qtype type, const uint8_t *row, size_t n_blocks)
 	return found;
 }
 
-static int verify_tensor(const struct model *m, const struct tensor *t, const atomic_bool *cancel,
-                         struct err *err)
+static int bad_row(const struct tensor *t, uint64_t row, struct err *err)
 {
-	const uint8_t *p = weightmap_data(m->map) + t->offset;
-	uint64_t n_rows = t->n_elems / t->dim[0], row_bytes = t->n_bytes / n_rows;
 	char shown[80];
 
+	return err_set(err, -EBADMSG,
+	               "tensor '%s', row %" PRIu64
+	               ": a %s is NaN or infinite; the file is damaged, fetch it again",
+	               str_escape(shown, sizeof(shown), t->name, strlen(t->name)), row,
+	               qtype_table[t->type].block == 1 ? "value" : "scale");
+}
+
+/* Group by group, as the rows that the GGUF had. */
+static int verify_packed(const struct model *m, const struct tensor *t,
+                         const struct packfile_tensor *p, const atomic_bool *cancel,
+                         struct err *err)
+{
+	_cleanup_mem_ uint8_t *rows = mem_allocn(PACK_ROWS, p->row_bytes);
+	const uint8_t *group = weightmap_data(m->map) + p->offset;
+
+	if (!rows)
+		return err_set(err, -ENOMEM, "not enough memory");
+	for (uint64_t row = 0; row < p->rows; row += PACK_ROWS, group += p->group_bytes) {
+		size_t n = MIN(p->rows - row, (uint64_t)PACK_ROWS);
+
+		if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
+			return -ECANCELED;
+		unpack_group(rows, t->type, group, p->row_bytes, n, t->dim[0]);
+		for (size_t i = 0; i < n; i++)
+			if (row_is_bad(t->type, rows + i * p->row_bytes,
+			               t->dim[0] / qtype_table[t->type].block))
+				return bad_row(t, row + i, err);
+	}
+	return 0;
+}
+
+static int verify_rows(const struct model *m, const struct tensor *t, const atomic_bool *cancel,
+                         struct err *err)
+{
+	const struct packfile_tensor *at = m->pack ? &m->pack->tensors[t - m->gguf->tensors] : NULL;
+	const uint8_t *p = weightmap_data(m->map) + (at ? at->offset : t->offset);
+	uint64_t n_rows = t->n_elems / t->dim[0], row_bytes = t->n_bytes / n_rows;
+
+	if (at && at->packed)
+		return verify_packed(m, t, at, cancel, err);
 	for (uint64_t row = 0; row < n_rows; row++, p += row_bytes) {
 		if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
 			return -ECANCELED;
-		if (!row_is_bad(t->type, p, t->dim[0] / qtype_table[t->type].block))
-			continue;
-		return err_set(err, -EBADMSG,
-		               "tensor '%s', row %" PRIu64
-		               ": a %s is NaN or infinite; the file is damaged,"
-		               " fetch it again",
-		               str_escape(shown, sizeof(shown), t->name, strlen(t->name)), row,
-		               qtype_table[t->type].block == 1 ? "value" : "scale");
+		if (row_is_bad(t->type, p, t->dim[0] / qtype_table[t->type].block))
+			return bad_row(t, row, err);
 	}
 	return 0;
 }
 int model_verify_tensor(const struct model *m, size_t i, const atomic_bool *cancel, struct err *err)
 {
-	int r = verify_tensor(m, &m->gguf->tensors[i], cancel, err);
+	int r = verify_rows(m, &m->gguf->tensors[i], cancel, err);
 
 	if (weightmap_poisoned(m->map)) {
 		err_clear(err);

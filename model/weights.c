@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/num.h"
+#include "kernels/pack.h"
 #include "model/family.h"
 
 enum dim { D_ONE, D_EMBD, D_VOCAB, D_Q, D_KV, D_HEAD, D_FF, D_ROT_HALF };
@@ -58,11 +59,28 @@ static uint64_t dim_of(const struct hparams *hp, enum dim d)
 	return 0;
 }
 
+/* Where a tensor lies in the mapped file; the sizes are checked, none overflows. false: outside of
+ * it. */
+static bool place(const struct model *m, const struct tensor *t, struct weight *w)
+{
+	const struct packfile_tensor *p = m->pack ? &m->pack->tensors[t - m->gguf->tensors] : NULL;
+	uint64_t offset = p ? p->offset : t->offset, bytes = p ? p->bytes : t->n_bytes;
+
+	if (!qtype_row_bytes(t->type, t->dim[0], &w->row_bytes) ||
+	    offset + bytes > weightmap_size(m->map))
+		return false;
+	w->data = weightmap_data(m->map) + offset;
+	w->packed = p && p->packed;
+	if (w->packed)
+		w->row_bytes = p->group_bytes / PACK_ROWS;
+	return true;
+}
+
 static int bind(struct binding *b, struct weight *w, const char *name, const struct shape *shape,
                 bool optional)
 {
 	struct model *m = b->m;
-	uint64_t n_in = dim_of(&m->hp, shape->in), n_out = dim_of(&m->hp, shape->out), row;
+	uint64_t n_in = dim_of(&m->hp, shape->in), n_out = dim_of(&m->hp, shape->out);
 	const struct tensor *t = gguf_tensor(m->gguf, name);
 	const struct qtype_info *info;
 
@@ -78,17 +96,9 @@ static int bind(struct binding *b, struct weight *w, const char *name, const str
 		return err_set(b->err, -ENOTSUP,
 		               "tensor '%s' has type %s, for which no kernel is built%s", name,
 		               info->name, info->act == QACT_NONE ? "" : " (vectors are floats)");
-	if (!qtype_row_bytes(t->type, n_in, &row) ||
-	    t->offset + t->n_bytes > weightmap_size(m->map))
+	*w = (struct weight){ .type = t->type, .n_in = n_in, .n_out = n_out, .tensor = t };
+	if (!place(m, t, w))
 		return err_set(b->err, -EBADMSG, "tensor '%s' lies outside the file", name);
-	*w = (struct weight){
-		.data = weightmap_data(m->map) + t->offset,
-		.type = t->type,
-		.n_in = n_in,
-		.n_out = n_out,
-		.row_bytes = row,
-		.tensor = t,
-	};
 	b->used[t - m->gguf->tensors] = true;
 	return 0;
 }

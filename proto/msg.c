@@ -71,7 +71,7 @@ static const struct msg_info table[] = {
 	ROW(MONITOR, monitor, "monitor", ASK, .size_max = SMALL),
 	ROW(NOTICE, notice, "notice", SAY, .size_max = MEDIUM),
 	ROW(WORK_JOB, work_job, "work-job", .dirs = MSG_TO_WORKER, .size_max = MEDIUM, .fds_min = 1,
-	    .fds_max = 1),
+	    .fds_max = 2),
 	ROW(WORK_PROGRESS, work_progress, "work-progress", WORK, .size_max = SMALL),
 	ROW(WORK_LINE, work_line, "work-line", WORK, .size_max = MEDIUM),
 	ROW(WORK_DONE, work_done, "work-done", WORK, .size_max = MEDIUM),

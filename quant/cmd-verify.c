@@ -14,10 +14,11 @@
 #include <sys/stat.h>
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/num.h"
 #include "base/str.h"
 #include "model/model.h"
 #include "proto/hello.h"
-#include "quant/cmd.h"
+#include "quant/packer.h"
 
 struct verify {
 	const struct job_io *io;
@@ -31,6 +32,24 @@ static int on_summed(void *user, uint64_t done)
 	v->io->progress(v->io->user, QLLM__WORK_PHASE__WORK_SUMMING, v->tensors + done,
 	                v->tensors + v->size, v->tensors + done);
 	return atomic_load(v->io->cancel) ? -ECANCELED : 0;
+}
+
+static void on_unpacked(void *user, Qllm__WorkPhase phase, uint64_t done, uint64_t total,
+                        uint64_t bytes_read)
+{
+	const struct verify *v = user;
+
+	(void)phase;
+	(void)total;
+	(void)bytes_read;
+	(void)on_summed(user, MIN(done, v->size));
+}
+
+static void on_line(void *user, const char *text)
+{
+	const struct verify *v = user;
+
+	v->io->line(v->io->user, text);
 }
 
 static int check_values(const struct model *m, const struct verify *v, struct err *err)
@@ -47,6 +66,22 @@ static int check_values(const struct model *m, const struct verify *v, struct er
 		                v->tensors + v->size, done);
 	}
 	return 0;
+}
+
+/* Of the GGUF, which a packed file unpacks to: the checksum is the same in either form. */
+static int sum_all(char ret[SUM_TEXT_MAX], int fd, const char *name, struct verify *v, bool packed,
+                   struct err *err)
+{
+	struct job_io io = { v->io->cancel, on_unpacked, on_line, v };
+	struct packer_result result;
+	int r;
+
+	if (!packed)
+		return sum_file(ret, fd, v->size, on_summed, v, err);
+	r = packer_export(&result, fd, -1, name, URING_AUTO, &io, err);
+	if (r == 0)
+		memcpy(ret, result.checksum, SUM_TEXT_MAX);
+	return r;
 }
 
 /* want: the checksum it must have, or "". */
@@ -75,7 +110,7 @@ static int verify(int fd, const char *name, const char *want, const struct job_i
 	if (r < 0)
 		return r;
 	io->line(io->user, "no scale or float is NaN or infinite");
-	r = sum_file(ret->checksum, fd, v.size, on_summed, &v, err);
+	r = sum_all(ret->checksum, fd, name, &v, m->pack != NULL, err);
 	if (r < 0)
 		return r;
 	if (weightmap_recheck(m->map))

@@ -30,7 +30,7 @@ struct cmd {
 	int (*serve)(const struct frame_in *in, const struct job_io *io, struct job_result *ret,
 	             struct err *err);
 };
-extern const struct cmd cmd_verify;
+extern const struct cmd cmd_verify, cmd_pack, cmd_export;
 const struct cmd *cmd_of_kind(Qllm__WorkKind kind);     /* NULL: not built */
 
 /* io of a command by hand: lines, and with `progress` also numbers, go to stderr. */

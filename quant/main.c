@@ -6,7 +6,7 @@
 #include "proto/hello.h"
 #include "quant/cmd.h"
 
-static const struct cmd *const cmds[] = { &cmd_verify };
+static const struct cmd *const cmds[] = { &cmd_verify, &cmd_pack, &cmd_export };
 
 const struct cmd *cmd_of_kind(Qllm__WorkKind kind)
 {
@@ -30,6 +30,8 @@ static void by_hand_progress(void *user, Qllm__WorkPhase phase, uint64_t done, u
 	fprintf(stderr, "%s %u%%\n",
 	        phase == QLLM__WORK_PHASE__WORK_SUMMING    ? "summing"
 	        : phase == QLLM__WORK_PHASE__WORK_CHECKING ? "checking"
+	        : phase == QLLM__WORK_PHASE__WORK_PACKING  ? "packing"
+	        : phase == QLLM__WORK_PHASE__WORK_WRITING  ? "writing"
 	                                                   : "opening",
 	        percent);
 }

@@ -41,6 +41,21 @@ tests_unit_test_gguf_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_gguf_LDADD = libggufgen.la libformat.la libkernels.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-gguf
 
+check_PROGRAMS += tests/unit/test-pipeline
+tests_unit_test_pipeline_SOURCES = tests/unit/test-pipeline.c
+tests_unit_test_pipeline_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_pipeline_LDADD = libquant.la libbase.la $(UNIT_LIBS)
+UNIT_TESTS += tests/unit/test-pipeline
+
+check_PROGRAMS += tests/unit/test-packfile
+tests_unit_test_packfile_SOURCES = tests/unit/test-packfile.c
+tests_unit_test_packfile_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_packfile_CFLAGS = $(AM_CFLAGS) $(PROTOBUFC_CFLAGS)
+tests_unit_test_packfile_LDADD = libggufgen.la libquant.la libmodel.la libtext.la libformat.la libkernels.la \
+	libproto.la libbase.la -lm $(UNIT_LIBS)
+$(tests_unit_test_packfile_OBJECTS): | proto/qllm.pb-c.h
+UNIT_TESTS += tests/unit/test-packfile
+
 check_PROGRAMS += tests/unit/test-weightmap
 tests_unit_test_weightmap_SOURCES = tests/unit/test-weightmap.c
 tests_unit_test_weightmap_CPPFLAGS = $(UNIT_CPPFLAGS)
