@@ -27,6 +27,7 @@ struct lane {
 	uint32_t n_requests;            /* admitted and waiting */
 	bool read_turn, forget, poisoned;
 	struct pace pace;
+	uint32_t guess_trials;          /* steps whose guesses did not seem to pay */
 	/* time that prompts may take beside other uids' decode rows; below 0: has to be earned */
 	double prompt_credit_s;
 	/* what a step of the rows of the uid with the fewest takes, as of the last step; 0 = no
@@ -109,8 +110,8 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 /* Guesses of the n sequences in engine.rows, which all have a row in the step: at most `most` in
  * all. Returns how many; request_state.n_guess has each one's. */
 uint32_t engine_guess(struct engine *e, struct lane *l, uint32_t n, uint32_t most);
-/* The first `held` guesses of s were drawn. */
-void engine_guessed(struct engine *e, struct request_state *s, uint32_t held);
+/* A step of s, which had the chance to guess, drew id first, and its first `held` guesses. */
+void engine_guessed(struct engine *e, struct request_state *s, int32_t id, uint32_t held);
 /* s goes on without its draft model, whose pages are given back. */
 void engine_draft_end(struct request_state *s);
 /* All draft models' pages, or those of s's uid, for somebody who needs pages more. Were there

@@ -1,10 +1,10 @@
 /* engine-spec - which guesses go into a step, and the draft model that makes some of them.
  *
- * A guess is taken where it brings more tokens for its time than the step has without it: its
- * chance (engine/spec) against what a row costs (engine/pace). So guesses grow longer while they
- * hold, stop where they do not, and vanish by themselves where many sequences fill the step. They
- * come after the first row of everybody, count as rows of their uid, and take neither pages nor
- * room that anybody else could miss.
+ * Guesses are taken where the step then makes more tokens for its time: their chances (engine/spec)
+ * against what steps of more rows take (engine/pace). So guesses grow longer while they hold, stop
+ * where they do not, and vanish by themselves where many sequences fill the step. They come after
+ * the first row of everybody, count as rows of their uid, and take neither pages nor room that
+ * anybody else could miss.
  *
  * Invariants:
  * 1. A guess changes no byte of an answer: it is checked on the decode path, where a row is the
@@ -25,9 +25,14 @@ enum {
 	LAG_MOST = 16,
 	/* prompt tokens of a draft model a step, where others wait for it */
 	CATCH_UP_SHARED = 32,
+	/* of steps with a guess, and with that many */
+	TRIAL_EVERY = 8,
+	TRIAL = 4,
 };
-/* chances and costs are estimates: a guess has to be that much better than none */
-static const double MARGIN = 1.15;
+/* chances and costs are estimates: guesses have to make a step that much better */
+static const double MARGIN = 1.05;
+static const double CHANCE_LEAST = 0.05;
+static const double TRIAL_CHANCE = 0.8;
 
 /* === Draft models === */
 void engine_draft_end(struct request_state *s)
@@ -61,9 +66,9 @@ static double draft_step_s(const struct request_state *s)
 {
 	const struct lane *d = s->draft, *l = s->lane;
 
-	if (d->pace.row_s > 0)
-		return pace_rows_s(&d->pace, 1);
-	return pace_rows_s(&l->pace, 1) * (double)d->model->n_bytes / (double)l->model->n_bytes;
+	if (pace_step_s(&d->pace, 1) > 0)
+		return pace_step_s(&d->pace, 1);
+	return pace_step_s(&l->pace, 1) * (double)d->model->n_bytes / (double)l->model->n_bytes;
 }
 
 /* A step of the draft model. False: drafting is over for who cannot go on. */
@@ -224,37 +229,69 @@ static void offer(struct request_state *s)
 	s->guess_most = MIN(left, (uint32_t)SPEC_MOST);
 }
 
-/* Seconds that one more guess of s adds to the step. */
-static double guess_cost_s(const struct request_state *s, double row_s)
+/* The next sequence that may guess one more: the uid, client and sequence with the fewest rows. */
+static struct request_state *next_guesser(const struct engine *e, uint32_t n)
 {
-	return row_s + (s->guess_match == SPEC_DRAFT ? draft_step_s(s) : 0);
+	struct request_state *best = NULL;
+
+	for (uint32_t k = 0; k < n; k++) {
+		struct request_state *s = e->rows[k];
+
+		if (s->n_guess < s->guess_most && s->guess_chance > CHANCE_LEAST &&
+		    sched_row_before(&s->sched, best ? &best->sched : NULL))
+			best = s;
+	}
+	return best;
 }
 
-/* Take the guesses of the n sequences in engine.rows that are worth their time, `most` at most. */
-static void take_guesses(struct engine *e, const struct lane *l, uint32_t n, uint32_t most)
+/* A cost that was learnt wrong, or has changed, shows only if rows are tried: now and then one
+ * sequence alone tries a few that are nearly sure to hold. */
+static uint32_t trial(struct engine *e, struct lane *l, uint32_t n)
 {
-	double row_s = l->pace.row_s, step_s = pace_rows_s(&l->pace, n), tokens = n;
+	const struct request_state *s = e->rows[0];
+
+	if (n > 1 || s->guess_most == 0 || ++l->guess_trials % TRIAL_EVERY ||
+	    spec_chance(s->spec, s->guess_match, 0) < TRIAL_CHANCE)
+		return 0;
+	return TRIAL;
+}
+
+/* Take the guesses of the n sequences in engine.rows that are worth their time, `most` at most:
+ * they are offered one by one, each to whose turn it is, and as many are taken as give the step the
+ * most tokens for its time. */
+static void take_guesses(struct engine *e, struct lane *l, uint32_t n, uint32_t most)
+{
+	struct request_state *taken[PACE_ROWS];
+	double tokens = n, drafts_s = 0, best = tokens / pace_step_s(&l->pace, n) * MARGIN;
 	bool always = e->c.guess == GUESS_ALWAYS;
+	uint32_t n_taken = 0, n_best = 0;
 
-	while (most-- > 0 && (row_s > 0 || always)) {
-		struct request_state *best = NULL;
+	most = n < PACE_ROWS ? MIN(most, PACE_ROWS - n) : 0;
+	while (n_taken < most) {
+		struct request_state *s = next_guesser(e, n);
+		double rate;
 
-		for (uint32_t k = 0; k < n; k++) {
-			struct request_state *s = e->rows[k];
-
-			if (s->n_guess < s->guess_most &&
-			    (always || s->guess_chance * step_s >=
-			                       MARGIN * tokens * guess_cost_s(s, row_s)) &&
-			    sched_row_before(&s->sched, best ? &best->sched : NULL))
-				best = s;
+		if (!s)
+			break;
+		sched_row_taken(&e->sched, &s->sched);
+		taken[n_taken++] = s;
+		s->n_guess++;
+		tokens += s->guess_chance;
+		drafts_s += s->guess_match == SPEC_DRAFT ? draft_step_s(s) : 0;
+		s->guess_chance *= spec_chance(s->spec, s->guess_match, s->n_guess);
+		rate = tokens / (pace_step_s(&l->pace, n + n_taken) + drafts_s);
+		if (rate > best || always) {
+			best = rate;
+			n_best = n_taken;
 		}
-		if (!best)
-			return;
-		sched_row_taken(&e->sched, &best->sched);
-		tokens += best->guess_chance;
-		step_s += guess_cost_s(best, row_s);
-		best->n_guess++;
-		best->guess_chance *= spec_chance(best->spec, best->guess_match, best->n_guess);
+	}
+	if (n_best == 0)
+		n_best = MIN(trial(e, l, n), n_taken);
+	while (n_taken > n_best) {
+		struct request_state *s = taken[--n_taken];
+
+		s->n_guess--;
+		sched_row_untaken(&s->sched);
 	}
 }
 
@@ -292,8 +329,7 @@ uint32_t engine_guess(struct engine *e, struct lane *l, uint32_t n, uint32_t mos
 
 		if (s->n_guess > 0)
 			make_room(e, s);
-		else if (s->guess_most > 0)
-			spec_learn(s->spec, s->guess_match, 0, 0);
+		s->guess_waits = s->n_guess == 0 && s->guess_most > 0;
 	}
 	draft(e, n);
 	for (uint32_t k = 0; k < n; k++) {
@@ -306,8 +342,21 @@ uint32_t engine_guess(struct engine *e, struct lane *l, uint32_t n, uint32_t mos
 	return sum;
 }
 
-void engine_guessed(struct engine *e, struct request_state *s, uint32_t held)
+/* A guess that was not taken is judged as well, by the token that came. */
+static void judge(struct request_state *s, int32_t id)
 {
+	if (!s->guess_waits)
+		return;
+	if (s->guess_match == SPEC_DRAFT)
+		spec_fade(s->spec, SPEC_DRAFT);
+	else
+		spec_learn(s->spec, s->guess_match, 1, id == s->r->tokens[s->guess_at]);
+	s->guess_waits = false;
+}
+
+void engine_guessed(struct engine *e, struct request_state *s, int32_t id, uint32_t held)
+{
+	judge(s, id);
 	if (s->n_guess == 0)
 		return;
 	spec_learn(s->spec, s->guess_match, s->n_guess, held);

@@ -64,6 +64,7 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 		struct request_state *s = link_seq(it);
 
 		s->grant = s->n_guess = 0;
+		s->guess_waits = false;
 		s->ready = s->chosen = false;
 		if (cancelled(s)) {
 			engine_finish(e, s, FINISH_CANCELLED, NULL);
@@ -403,9 +404,9 @@ static void use_rows(struct engine *e, struct request_state *s, const struct row
 
 	while (n_used < n && jobs[n_used].used)
 		n_used++;
-	if (s->n_guess > 0 && n_used > 0) {
+	if (s->spec && n_used > 0) {
 		s->n_done += n_used - 1;
-		engine_guessed(e, s, n_used - 1);
+		engine_guessed(e, s, jobs[0].result.id, n_used - 1);
 	}
 	for (uint32_t i = 0; i < n_used; i++) {
 		enum finish finish;

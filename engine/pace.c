@@ -12,6 +12,8 @@
 static const double ATTENTION = 2.0;
 static const double KEEP = 0.9;         /* of the record of pairs of steps */
 static const double SHARED_MOST = 32;   /* rows */
+/* what a further row adds to a step of one, until that is measured */
+static const double ROW_PART = 0.4;
 static const double FALL = 0.25, RISE = 0.5;    /* of a new measurement */
 
 void pace_init(struct pace *p, const struct hparams *hp)
@@ -60,6 +62,50 @@ double pace_budget(const struct pace *p, double target_s)
 	return p->unit_s > 0 ? MAX(target_s - p->base_s, p->base_s) / p->unit_s : 0;
 }
 
+double pace_step_s(const struct pace *p, uint32_t rows)
+{
+	uint32_t lo = 0, hi = 0;
+	double slope;
+
+	for (uint32_t k = MIN(rows, (uint32_t)PACE_ROWS); k > 0 && lo == 0; k--)
+		lo = p->step_s[k] > 0 ? k : 0;
+	for (uint32_t k = rows; k <= PACE_ROWS && hi == 0; k++)
+		hi = p->step_s[k] > 0 ? k : 0;
+	if (lo == 0 && hi == 0)
+		return 0;
+	if (lo == 0)
+		return p->step_s[hi];
+	if (lo == hi)
+		return p->step_s[rows];
+	if (hi > 0)
+		slope = (p->step_s[hi] - p->step_s[lo]) / (hi - lo);
+	else if (lo > 1 && p->step_s[1] > 0)
+		slope = (p->step_s[lo] - p->step_s[1]) / (lo - 1);
+	else
+		slope = p->step_s[lo] * ROW_PART / (1 + ROW_PART * (lo - 1));
+	return p->step_s[lo] + MAX(slope, 0.0) * (rows - lo);
+}
+
+/* Other programs make steps longer, by much and by chance; so a shorter one counts for half at
+ * once, a longer one little. A machine that changes its speed changes all steps: what one kind of
+ * step learnt, the others believe by half. Then they differ by what their rows cost. */
+static void learn_step(struct pace *p, uint32_t rows, double seconds)
+{
+	double old, step;
+
+	if (rows == 0 || rows > PACE_ROWS)
+		return;
+	old = p->step_s[rows];
+	if (old <= 0) {
+		old = pace_step_s(p, rows);
+		p->step_s[rows] = old > 0 ? MIN(seconds, 2 * old) : seconds;
+		return;
+	}
+	step = seconds < old ? (seconds - old) / 2 : (MIN(seconds, 2 * old) - old) / 16;
+	for (uint32_t k = 1; k <= PACE_ROWS; k++)
+		p->step_s[k] *= 1 + (k == rows ? step : step / 2) / old;
+}
+
 /* What the rows of a step share is learnt, in rows, from two steps one after the other that differ
  * much in number: (shared + x1) / (shared + x2) = y1 / y2, by least squares over such pairs. So a
  * machine that becomes slower changes nothing in how many rows are fair. */
@@ -76,6 +122,7 @@ void pace_learn_rows(struct pace *p, uint32_t rows, double seconds)
 	}
 	p->last_rows = rows;
 	p->last_s = seconds;
+	learn_step(p, rows, seconds);
 	blend(&p->row_s, seconds / (p->shared + x2));
 }
 

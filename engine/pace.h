@@ -7,6 +7,7 @@
 #pragma once
 #include "model/model.h"
 
+enum { PACE_ROWS = 32 };
 struct pace {
 	const struct hparams *hp;
 	/* multiplications a row: of the layers' matrices; of the output matrix, in rows */
@@ -15,6 +16,8 @@ struct pace {
 	/* a step of x decode rows takes row_s * (shared + x) */
 	double row_s, shared, pair_aa, pair_ab, last_s;
 	uint32_t last_rows;
+	/* seconds of a step of so many decode rows, nearly the least of late; 0 = not measured */
+	double step_s[PACE_ROWS + 1];
 };
 void pace_init(struct pace *p, const struct hparams *hp);       /* hp: borrowed */
 /* Work of one prompt row at position pos. */
@@ -28,6 +31,10 @@ double pace_budget(const struct pace *p, double target_s);
 
 /* A step of nothing but so many decode rows took so long. */
 void pace_learn_rows(struct pace *p, uint32_t rows, double seconds);
+/* What a step of so many rows (at most PACE_ROWS) takes where nothing disturbs it: from steps of
+ * about that many, since kernels do several rows at once and the cost grows by leaps. 0 when no
+ * step was measured yet. */
+double pace_step_s(const struct pace *p, uint32_t rows);
 /* What such a step takes, in seconds; 0 when none was measured yet. */
 double pace_rows_s(const struct pace *p, uint32_t rows);
 /* How many decode rows a step may have that is to take target_s; UINT32_MAX when not measured. */

@@ -256,6 +256,12 @@ void sched_row_taken(struct sched *s, struct sched_item *it)
 	it->turn = ++s->next_turn;
 }
 
+void sched_row_untaken(struct sched_item *it)
+{
+	it->client->user->rows--;
+	it->client->rows--;
+}
+
 /* === Pages === */
 void sched_weigh_begin(struct sched *s)
 {

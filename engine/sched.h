@@ -58,6 +58,8 @@ void sched_ready(struct sched_item *it, bool decode);
 void sched_step_of(const struct sched *s, struct sched_step *ret);
 bool sched_row_before(const struct sched_item *a, const struct sched_item *b);
 void sched_row_taken(struct sched *s, struct sched_item *it);
+/* It does not use that row after all. */
+void sched_row_untaken(struct sched_item *it);
 
 /* --- pages: begin, sched_weigh for each that holds some, end --- */
 void sched_weigh_begin(struct sched *s);

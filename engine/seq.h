@@ -58,6 +58,7 @@ struct request_state {
 	struct spec *spec;              /* NULL: none */
 	uint32_t n_guess, guess_most;   /* taken into the step; offered */
 	uint32_t guess_match, guess_at; /* length of the match or SPEC_DRAFT; place of a match */
+	bool guess_waits;               /* none was taken: what comes will tell if it was right */
 	double guess_chance;            /* that the next guess, and all before it, hold */
 	uint64_t n_drafted, n_held;     /* guesses that were computed; that held */
 	/* The draft model's side: its lane, NULL without one; its pages, and tokens in them. */

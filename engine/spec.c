@@ -18,7 +18,7 @@ static const uint32_t grams[] = { 8, 4, 3, 2 };
 /* Shortest match of each kind but the last, and how often its guesses hold until that is known:
  * rather too low for what is rarely right, since a wrong guess costs what a right one gains. */
 static const uint32_t kind_from[KIND_DRAFT] = { 0, 3, 4, 6, 9, 16 };
-static const double prior[KINDS] = { 0.25, 0.35, 0.6, 0.75, 0.85, 0.92, 0.7 };
+static const double prior[KINDS] = { 0.3, 0.5, 0.6, 0.75, 0.85, 0.92, 0.7 };
 static const double PRIOR_WEIGHT = 4;           /* in guesses */
 static const double KEEP = 0.95, FADE = 0.99;   /* of the record a guess; a match not tried */
 
@@ -126,13 +126,14 @@ void spec_copy(int32_t *tokens, uint32_t n_tokens, uint32_t at, uint32_t n)
 }
 
 /* === Chances === */
+/* A guess that holds makes the match longer, but what is hoped for counts half. */
 static unsigned kind_of(uint32_t match, uint32_t i)
 {
 	unsigned k = KIND_DRAFT;
 
 	if (match == SPEC_DRAFT)
 		return KIND_DRAFT;
-	while (match + i < kind_from[--k])
+	while (match + i / 2 < kind_from[--k])
 		;
 	return k;
 }
@@ -160,6 +161,9 @@ void spec_learn(struct spec *s, uint32_t match, uint32_t n, uint32_t held)
 		r->held += i < held;
 		r->tried += 1;
 	}
-	if (n == 0)
-		fade(&s->rate[kind_of(match, 0)], FADE);
+}
+
+void spec_fade(struct spec *s, uint32_t match)
+{
+	fade(&s->rate[kind_of(match, 0)], FADE);
 }

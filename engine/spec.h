@@ -33,6 +33,8 @@ void spec_copy(int32_t *tokens, uint32_t n_tokens, uint32_t at, uint32_t n);
 
 /* Chance of guess i (from 0) given that those before it hold; match: length, or SPEC_DRAFT. */
 double spec_chance(const struct spec *s, uint32_t match, uint32_t i);
-/* Of n guesses the first `held` were right. n = 0: there was a match that nobody tried; its record
- * fades, so that what once failed is tried again. */
+/* Of n guesses the first `held` were right. */
 void spec_learn(struct spec *s, uint32_t match, uint32_t n, uint32_t held);
+/* A guess was not made, so nothing is known of it: its record fades a little, so that what once
+ * failed is tried again. */
+void spec_fade(struct spec *s, uint32_t match);

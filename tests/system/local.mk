@@ -5,5 +5,5 @@ EXTRA_DIST += \
 	tests/system/test_jobs.py tests/system/test_json.py tests/system/test_manager.py tests/system/test_models.py \
 	tests/system/test_ops.py \
 	tests/system/test_quota.py tests/system/test_refusals.py \
-	tests/system/test_restart.py tests/system/test_serving.py tests/system/test_sigbus.py tests/system/test_strace.py \
+	tests/system/test_restart.py tests/system/test_serving.py tests/system/test_spec.py tests/system/test_sigbus.py tests/system/test_strace.py \
 	tests/system/test_text.py tests/system/test_usage.py

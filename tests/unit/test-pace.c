@@ -113,11 +113,52 @@ static void test_reacts(void **state)
 	assert_true(fabs(pace_budget(&p, 0.1) - usual) < 0.2);
 }
 
+/* Steps of a machine whose kernels do four rows at once, beside others that take cores away. */
+static double leaps(uint32_t rows, double speed, uint32_t *seed)
+{
+	double least = (8.0 + 3 * ((rows + 3) / 4)) / speed;
+
+	*seed = *seed * 1664525 + 1013904223;
+	return least * (*seed >> 30 ? 1.02 : 1.0 + (*seed >> 16) % 100 / 25.0);
+}
+
+static void test_steps(void **state)
+{
+	static const uint32_t sizes[] = { 1, 1, 5, 1, 9, 2, 1, 16 };
+	struct pace p;
+	uint32_t seed = 7;
+
+	(void)state;
+	pace_init(&p, &plain);
+	assert_true(pace_step_s(&p, 3) == 0);
+	pace_learn_rows(&p, 1, 2);
+	/* nothing known of more rows: each a part of the first */
+	assert_true(pace_step_s(&p, 3) > 2.5 && pace_step_s(&p, 3) < 6);
+	for (double speed = 1; speed < 20; speed *= 3) {
+		for (unsigned i = 0; i < 400; i++)
+			pace_learn_rows(&p, sizes[i % 8], leaps(sizes[i % 8], speed, &seed));
+		for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+			uint32_t rows = sizes[i];
+			double want = (8.0 + 3 * ((rows + 3) / 4)) / 11,
+			       have = pace_step_s(&p, rows) / pace_step_s(&p, 1);
+
+			if (fabs(have - want) > 0.3 * want)
+				fail_msg("%u rows take %g of one at speed %g, not %g", rows, have,
+				         speed, want);
+		}
+	}
+	/* steps of one size only, on a machine that becomes a little slower: the others follow */
+	for (unsigned i = 0; i < 50; i++)
+		pace_learn_rows(&p, 1, 1.2 * 11 / 9);
+	assert_true(pace_step_s(&p, 16) > pace_step_s(&p, 1));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_work),
 		cmocka_unit_test(test_settles),
+		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_slow_machine),
 		cmocka_unit_test(test_reacts),
 	};
