@@ -24,6 +24,10 @@ check_PROGRAMS += tests/bench/stream
 tests_bench_stream_SOURCES = tests/bench/stream.c
 tests_bench_stream_LDADD = libqllm.la
 
+# What the cores could compute, for tests/bench/compare.py.
+check_PROGRAMS += tests/bench/peak
+tests_bench_peak_SOURCES = tests/bench/peak.c
+
 # Instruction counts of kernels: gates.py runs gates under callgrind.
 check_PROGRAMS += tests/bench/gates
 tests_bench_gates_SOURCES = tests/bench/gates.c

@@ -4,9 +4,11 @@
  *   stream SOCKET MODEL CLIENTS SHARED OWN GEN
  *       prompts of SHARED tokens that are the same for all, then OWN tokens of each client; GEN
  *       tokens are generated. A daemon that is not there yet is waited for, 10 s.
- *   {"first_s": [...], "cached_tokens": [...], "tok_s", "total_s", "first_at", "done_at"}
- *       seconds to each client's first token; tokens a second of all after the first one of any;
- *       the times on CLOCK_MONOTONIC of the first token and of the end */
+ *   {"first_s": [...], "cached_tokens": [...], "tok_s", "full_tok_s", "total_s", "first_at",
+ *    "done_at"}
+ *       seconds to each client's first token; tokens a second of all after the first one of any,
+ *       and while all were generating (0: they never were); the times on CLOCK_MONOTONIC of the
+ *       first token and of the end */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -24,6 +26,8 @@ struct client {
 	double start, first, last;
 	uint32_t tokens, cached;
 	int done, code;
+	double *times;                  /* of each token */
+	uint32_t room;
 };
 
 static double now(void)
@@ -40,6 +44,8 @@ static void on_event(void *user, const struct qllm_event *ev)
 
 	if (ev->type == QLLM_EVENT_TOKEN) {
 		c->last = now();
+		if (c->tokens < c->room)
+			c->times[c->tokens] = c->last;
 		if (c->tokens++ == 0)
 			c->first = c->last;
 	} else if (ev->type == QLLM_EVENT_DONE) {
@@ -98,6 +104,22 @@ static int connect_all(struct client *c, int n, const char *socket)
 	return 0;
 }
 
+/* Tokens a second between the last client's first token and the first client's last one. */
+static double full_rate(const struct client *c, int n)
+{
+	double from = c[0].first, to = c[0].last;
+	uint64_t tokens = 0;
+
+	for (int i = 1; i < n; i++) {
+		from = c[i].first > from ? c[i].first : from;
+		to = c[i].last < to ? c[i].last : to;
+	}
+	for (int i = 0; i < n; i++)
+		for (uint32_t t = 0; t < c[i].tokens && t < c[i].room; t++)
+			tokens += c[i].times[t] > from && c[i].times[t] <= to;
+	return to > from ? (double)tokens / (to - from) : 0.0;
+}
+
 static int start_all(struct client *c, int n, const char *model, const uint32_t *count)
 {
 	struct qllm_generate_args args = QLLM_GENERATE_INIT;
@@ -119,9 +141,11 @@ static int start_all(struct client *c, int n, const char *model, const uint32_t 
 			rng = rng * 6364136223846793005u + 1442695040888963407u;
 			tokens[t] = (int32_t)((rng >> 33) % VOCAB);
 		}
+		c[i].room = count[2];
+		c[i].times = calloc(count[2] + 1, sizeof(*c[i].times));
 		c[i].start = now();
 		c[i].id = qllm_generate(c[i].q, &args, on_event, &c[i]);
-		if (c[i].id < 0) {
+		if (c[i].id < 0 || !c[i].times) {
 			fprintf(stderr, "stream: %s\n", qllm_error_text(c[i].q));
 			free(tokens);
 			return -1;
@@ -146,8 +170,10 @@ static void print(const struct client *c, int n)
 	printf("], \"cached_tokens\": [");
 	for (int i = 0; i < n; i++)
 		printf("%s%u", i ? ", " : "", c[i].cached);
-	printf("], \"tok_s\": %.4f, \"total_s\": %.6f, \"first_at\": %.6f, \"done_at\": %.6f}\n",
-	       last > first ? (double)tokens / (last - first) : 0.0, last - start, first, last);
+	printf("], \"tok_s\": %.4f, \"full_tok_s\": %.4f, \"total_s\": %.6f, \"first_at\": %.6f, "
+	       "\"done_at\": %.6f}\n",
+	       last > first ? (double)tokens / (last - first) : 0.0, full_rate(c, n),
+	       last - start, first, last);
 }
 
 int main(int argc, char **argv)
@@ -162,7 +188,8 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < 3; i++)
 		count[i] = (uint32_t)atoi(argv[4 + i]);
-	if (count[0] > TOKENS_MAX || count[1] > TOKENS_MAX || count[0] + count[1] == 0) {
+	if (count[0] > TOKENS_MAX || count[1] > TOKENS_MAX ||
+	    count[2] > TOKENS_MAX || count[0] + count[1] == 0) {
 		fprintf(stderr, "stream: a prompt has 1 to %d tokens\n", TOKENS_MAX);
 		return 2;
 	}
@@ -171,7 +198,9 @@ int main(int argc, char **argv)
 		print(c, n);
 		status = 0;
 	}
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
 		qllm_free(c[i].q);
+		free(c[i].times);
+	}
 	return status;
 }
