@@ -42,13 +42,13 @@ static void on_list(void *user, const struct qllm_event *ev)
 		              m->fault));
 	if (ev->type == QLLM_EVENT_LOADED)
 		add(call,
-		    json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b, s:I}",
+		    json_pack("{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:i, s:f, s:b, s:s, s:I}",
 		              "name", l->name, "state", l->state, "bytes", (json_int_t)l->bytes,
 		              "resident_bytes", (json_int_t)l->resident_bytes, "references",
 		              (int)l->references, "kv_pages", (json_int_t)l->kv_pages,
 		              "kv_pages_max", (json_int_t)l->kv_pages_max, "kv_bytes",
 		              (json_int_t)l->kv_bytes, "ctx", (int)l->ctx, "idle_s", l->idle_s,
-		              "pinned", l->pinned, "kv_pages_cached",
+		              "pinned", l->pinned, "kv", l->kv, "kv_pages_cached",
 		              (json_int_t)l->kv_pages_cached));
 	if (e)
 		call->answer = json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:b}",
@@ -170,9 +170,9 @@ static int run_ls(struct ctl *c)
 void ctl_print_ps(struct ctl *c, const json_t *rows)
 {
 	struct out_table t = {
-		.head = { "NAME", "STATE", ">SIZE", ">RESIDENT", ">REQUESTS", ">KV PAGES",
-		          ">KV BYTES", ">CONTEXT", ">IDLE", "PINNED" },
-		.n_columns = 10,
+		.head = { "NAME", "STATE", ">SIZE", ">RESIDENT", ">REQUESTS", "KV",
+		          ">KV PAGES", ">KV BYTES", ">CONTEXT", ">IDLE", "PINNED" },
+		.n_columns = 11,
 	};
 	char size[32], resident[32], refs[32], pages[64], kv[32], ctx[32], idle[32];
 
@@ -189,8 +189,9 @@ void ctl_print_ps(struct ctl *c, const json_t *rows)
 		snprintf(ctx, sizeof(ctx), "%llu", (unsigned long long)number(row, "ctx"));
 		snprintf(idle, sizeof(idle), "%.0f s",
 		         json_number_value(json_object_get(row, "idle_s")));
-		if (out_row(&t, text(row, "name"), text(row, "state"), size, resident, refs, pages,
-		            kv, ctx, idle, truth(row, "pinned") ? "yes" : "no") < 0)
+		if (out_row(&t, text(row, "name"), text(row, "state"), size, resident, refs,
+		            text(row, "kv"), pages, kv, ctx, idle,
+		            truth(row, "pinned") ? "yes" : "no") < 0)
 			break;
 	}
 	out_table_print(c, &t);

@@ -118,6 +118,7 @@ struct qllm_loaded {
 	uint32_t references, ctx;
 	double idle_s;
 	int pinned;
+	const char *kv;                 /* type of keys and values */
 	uint64_t kv_pages_cached;       /* of prompts, that later ones may take, in use or not */
 };
 enum qllm_finish { QLLM_FINISH_STOP = 0, QLLM_FINISH_LENGTH = 1, QLLM_FINISH_CANCELLED = 2 };
@@ -267,7 +268,7 @@ QLLM_API int64_t qllm_job_do(struct qllm *q, uint64_t job, enum qllm_job_verb ve
 QLLM_API int64_t qllm_job_log(struct qllm *q, uint64_t job, qllm_event_fn fn, void *user);
 struct qllm_estimate_args {
 	size_t size;
-	const char *model, *kv;         /* kv NULL: "f16" */
+	const char *model, *kv;         /* kv NULL: what loading would take */
 	uint32_t ctx, slots;            /* 0: the model's own; one sequence */
 };
 #define QLLM_ESTIMATE_INIT { .size = sizeof(struct qllm_estimate_args) }

@@ -158,6 +158,7 @@ static void ps_event(struct qllm *q, const struct call *call, const Qllm__PsEntr
 		.ctx = m->ctx,
 		.idle_s = m->idle_s,
 		.pinned = m->pinned,
+		.kv = m->kv ? m->kv : "",
 		.kv_pages_cached = m->kv_pages_cached,
 	};
 

@@ -218,14 +218,6 @@ void call_fail_class(struct call *c, enum exit_class class, int r, const char *f
 	reply_error(c, class, r, err.text);
 }
 
-bool call_check_kv(struct call *c, const char *kv)
-{
-	if (!kv || !kv[0] || strcmp(kv, "f16") == 0)
-		return true;
-	call_fail_class(c, EXIT_USAGE, -EINVAL, "KV type %.20s is not built: f16 is", kv);
-	return false;
-}
-
 void call_free_data(void *data)
 {
 	mem_free(data);

@@ -112,7 +112,5 @@ void call_detach(struct call *c, const char *text);
 /* phase, unit: static strings. At most ten a second go out. */
 void call_progress(struct call *c, const char *phase, uint64_t done, uint64_t total,
                    const char *unit);
-/* KV type asked for; false: it is not built, and the call has been failed. */
-bool call_check_kv(struct call *c, const char *kv);
 void call_free_data(void *data);                /* data_free for a plain block */
 void call_request_done(struct call *c, const struct request_result *result);

@@ -15,6 +15,7 @@ struct config {
 	/* Where the value of config_table[i] comes from: "default", "FILE:LINE", "command line",
 	 * "$VARIABLE". */
 	char *source[CONFIG_KEYS_MAX];
+	char *kv;
 	char *socket, *socket_group, *state_dir, *cache_dir, *log_level, *admin_group;
 	char *speculation;
 	uint64_t threads, memory, chunk, max_sequences;

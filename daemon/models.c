@@ -20,6 +20,7 @@ enum { RETRY_US = 1000000 };
 struct models {
 	struct daemon *d;
 	struct store *store;
+	enum kv_type kv_type;           /* of models for which none was asked */
 	struct list entries;
 };
 struct load {
@@ -27,6 +28,7 @@ struct load {
 	struct post post;
 	struct entry *entry;
 	struct model *model;
+	enum kv_type kv_type;
 	uint32_t ctx;
 	int result;
 	struct err err;
@@ -75,6 +77,7 @@ int models_add(struct models *m, struct store_meta *meta, struct entry **ret)
 	e->meta = *meta;
 	memset(meta, 0, sizeof(*meta));
 	e->models = m;
+	e->kv_type = m->kv_type;
 	list_init(&e->waiters);
 	list_append(before, &e->link);          /* before that one */
 	*ret = e;
@@ -110,6 +113,13 @@ int models_new(struct models **ret, struct daemon *d, struct err *err)
 		return err_set(err, -ENOMEM, "out of memory");
 	m->d = d;
 	list_init(&m->entries);
+	r = kv_type_from_name(d->config->kv, &m->kv_type);
+	if (r < 0) {
+		models_free(m);
+		return err_set(err, -EINVAL,
+		               "engine.kv = %.20s is no KV type of this build: %s are",
+		               d->config->kv, kv_type_names());
+	}
 	r = store_open(&m->store, d->config->state_dir, err);
 	if (r == 0)
 		r = store_scan(m->store, on_found, m, err);
@@ -339,7 +349,7 @@ static void load_run(struct work *w)
 	if (load->result == 0)
 		load->result = store_same_file(&load->entry->meta, fd, &load->err);
 	if (load->result == 0)
-		load->result = engine_prepare(d->engine, m, &load->err);
+		load->result = engine_prepare(d->engine, m, load->kv_type, &load->err);
 	if (load->result == 0) {
 		load->ctx = engine_context(d->engine, m);
 		load->model = STEAL(m);
@@ -356,6 +366,7 @@ static int start_load(struct entry *e)
 	if (!load)
 		return -ENOMEM;
 	load->entry = e;
+	load->kv_type = e->kv_type;
 	load->work.run = load_run;
 	load->post.fn = load_done;
 	load->started_us = daemon_now_us();
@@ -363,6 +374,45 @@ static int start_load(struct entry *e)
 	e->state = ENTRY_LOADING;
 	workers_push(e->models->d->prep, &load->work);
 	return 0;
+}
+
+bool models_kv(struct call *c, const struct entry *e, const char *kv, enum kv_type *ret)
+{
+	int r = 0;
+
+	*ret = e->kv_type;
+	if (kv && kv[0])
+		r = kv_type_from_name(kv, ret);
+	if (r == -ENOTSUP)
+		call_fail_class(c, EXIT_USAGE, -EINVAL, "KV type %.20s is not built: %s are", kv,
+		                kv_type_names());
+	else if (r < 0)
+		call_fail_class(c, EXIT_USAGE, -EINVAL, "there is no KV type %.20s: %s are built",
+		                kv, kv_type_names());
+	return r == 0;
+}
+
+bool models_want_kv(struct call *c, struct entry *e, const char *kv)
+{
+	enum kv_type type;
+
+	if (!models_kv(c, e, kv, &type))
+		return false;
+	if (type == e->kv_type)
+		return true;
+	if (e->state == ENTRY_LOADING ||
+	    (e->state == ENTRY_LOADED && (e->users > 0 || e->pinned))) {
+		call_fail_class(c, EXIT_BUSY, -EBUSY,
+		                "model %s is in use with KV type %s: unload it first", e->meta.name,
+		                kv_type_name(e->kv_type));
+		return false;
+	}
+	if (e->state == ENTRY_LOADED && models_unload(e, NULL) < 0) {
+		call_fail(c, -ENOMEM, NULL);
+		return false;
+	}
+	e->kv_type = type;
+	return true;
 }
 
 bool call_with_entry(struct call *c, const char *name, unsigned slot)

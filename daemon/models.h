@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/store.h"
+#include "kernels/kvtype.h"
 
 enum entry_state { ENTRY_IMPORTING, ENTRY_IDLE, ENTRY_LOADING, ENTRY_LOADED };
 struct entry {
@@ -19,6 +20,7 @@ struct entry {
 	enum entry_state state;
 	char *fault;                    /* why it cannot be used, NULL = fine as far as known */
 	struct model *model;            /* while LOADED */
+	enum kv_type kv_type;           /* of its KV pages; set before LOADING */
 	uint32_t ctx;                   /* positions a request may use */
 	unsigned users;
 	bool pinned;
@@ -57,6 +59,12 @@ void models_release(struct entry *e);
 /* Pin entry `name` to c->entry[slot] and a reference to c->model[slot], loading first where needed;
  * then `then`. Any failure replies and ends the call. */
 void call_with_model(struct call *c, const char *name, unsigned slot, call_then_fn then);
+/* The type that `kv` names is the one of entry e when call_with_model comes back: an unused model
+ * that is loaded with another goes first. NULL or "": whatever it has. It stays until another is
+ * asked for. False: the call has been failed. */
+bool models_want_kv(struct call *c, struct entry *e, const char *kv);
+/* The type that `kv` names, otherwise (NULL, "") that of e. False: as above. */
+bool models_kv(struct call *c, const struct entry *e, const char *kv, enum kv_type *ret);
 /* As above, but neither loads nor gives a reference: for show, estimate. */
 bool call_with_entry(struct call *c, const char *name, unsigned slot);
 /* -ENODATA not loaded, -EBUSY in use. */

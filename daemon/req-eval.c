@@ -89,9 +89,10 @@ static void eval_first_ready(struct call *c)
 void req_eval(struct call *c)
 {
 	const Qllm__Eval *q = c->in.frame->eval;
+	struct entry *model = models_find(c, q->model);
 	struct eval_call *e;
 
-	if (!call_check_kv(c, q->kv))
+	if (!model || !models_want_kv(c, model, q->kv))
 		return;
 	if (q->protocol && q->protocol[0] && strcmp(q->protocol, "hf") != 0 &&
 	    strcmp(q->protocol, "llama.cpp") != 0) {

@@ -34,7 +34,7 @@ static void load_ready(struct call *c)
 void req_load(struct call *c)
 {
 	const Qllm__Load *q = c->in.frame->load;
-	struct entry *e = call_check_kv(c, q->kv) ? models_find(c, q->model) : NULL;
+	struct entry *e = models_find(c, q->model);
 
 	if (!e)
 		return;
@@ -45,6 +45,8 @@ void req_load(struct call *c)
 			e->meta.name, (unsigned)e->meta.uid);
 		return;
 	}
+	if (!models_want_kv(c, e, q->kv))
+		return;
 	if (e->state == ENTRY_LOADED)
 		c->data = e;            /* a mark only: it was there already */
 	call_with_model(c, q->model, 0, load_ready);
@@ -75,6 +77,7 @@ static void fill_entry(Qllm__PsEntry *p, const struct call *c, struct entry *e)
 	p->bytes = e->meta.bytes;
 	p->references = e->users;
 	p->pinned = e->pinned;
+	p->kv = (char *)(uintptr_t)kv_type_name(e->kv_type);
 	p->state = (char *)(uintptr_t)(e->state == ENTRY_LOADED ? "loaded" : "loading");
 	if (e->state != ENTRY_LOADED)
 		return;

@@ -193,6 +193,7 @@ struct estimate {
 	struct footprint fp;
 	uint64_t kv_bytes, budget;
 	uint32_t ctx, slots;
+	enum kv_type kv_type;
 };
 
 static int estimate_run(struct call *c, struct err *err)
@@ -214,7 +215,7 @@ static int estimate_run(struct call *c, struct err *err)
 	e->ctx = q->ctx ? q->ctx : hp.n_ctx_train;
 	e->slots = q->slots ? q->slots : 1;
 	model_footprint(&hp, m->bytes, (uint32_t)c->d->config->chunk,
-	                (uint32_t)c->d->config->max_sequences, &e->fp);
+	                (uint32_t)c->d->config->max_sequences, e->kv_type, &e->fp);
 	if (mul_overflows((uint64_t)e->ctx, (uint64_t)e->slots, &positions) ||
 	    mul_overflows(positions, e->fp.kv_per_token, &e->kv_bytes))
 		return err_set(err, -EINVAL,
@@ -251,14 +252,18 @@ static void estimate_done(struct call *c)
 void req_estimate(struct call *c)
 {
 	const Qllm__Estimate *q = c->in.frame->estimate;
+	struct estimate *e;
+	enum kv_type kv_type;
 
-	if (!call_check_kv(c, q->kv) || !call_with_entry(c, q->model, 0))
+	if (!call_with_entry(c, q->model, 0) || !models_kv(c, c->entry[0], q->kv, &kv_type))
 		return;
-	c->data = mem_alloc(sizeof(struct estimate));
-	if (!c->data) {
+	e = mem_alloc(sizeof(*e));
+	if (!e) {
 		call_fail(c, -ENOMEM, NULL);
 		return;
 	}
+	e->kv_type = kv_type;
+	c->data = e;
 	c->data_free = call_free_data;
 	call_work(c, c->d->prep, estimate_run, estimate_done);
 }

@@ -5,8 +5,6 @@
 #include "base/mem.h"
 #include "base/num.h"
 
-enum { ATTN_SCRATCH = 64 << 10 };       /* attn_page's demand */
-
 /* *ret = n * m zeroed elements of `size` bytes, whole cache lines. */
 static int buf(struct act *a, void *ret, size_t n, size_t m, size_t size)
 {
@@ -29,7 +27,7 @@ static int thread_init(struct act *a, struct act_thread *t, const struct hparams
                        const struct act_shape *s)
 {
 	size_t n_q = (size_t)s->block * (hp->n_head / hp->n_head_kv);
-	int r = buf(a, &t->scratch, MAX(KERNELS_SCRATCH(s->max_in), (size_t)ATTN_SCRATCH), 1, 1);
+	int r = buf(a, &t->scratch, KERNELS_SCRATCH(s->max_in), 1, 1);
 
 	if (r == 0)
 		r = buf(a, &t->pairs, ACT_PAIRS, 1, sizeof(float));

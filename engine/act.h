@@ -13,7 +13,7 @@ struct act_shape {
 };
 enum { ACT_PAIRS = 64 << 10 };          /* floats */
 struct act_thread {                     /* scratch of one pool thread */
-	void *scratch;                  /* for mm and attn_page */
+	void *scratch;                  /* for mm */
 	/* [ACT_PAIRS]: products of prompt rows before both halves are added */
 	float *pairs;
 	/* states of block * group queries: the merged one and a segment's */

@@ -34,6 +34,7 @@ struct lane {
 	 * decode rows */
 	double solo_s;
 	uint64_t fixed, page_bytes;     /* set once */
+	enum kv_type kv_type;
 	/* Read by any thread under engine.lock. */
 	_Atomic uint64_t pages, cached, requests;
 };
@@ -86,7 +87,8 @@ uint64_t budget_default(void);
 /* engine thread, or under the lock */
 struct lane *lane_find(struct engine *e, const struct model *m);
 /* makes it when missing */
-int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err);
+int lane_get(struct engine *e, struct model *m, enum kv_type kv_type, struct lane **ret,
+             struct err *err);
 void lane_drop(struct engine *e, struct lane *l);
 /* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any
  * thread. */

@@ -93,9 +93,11 @@ static uint64_t pages_bytes(const struct engine *e)
 	return sum;
 }
 
-static void footprint_of(const struct engine *e, const struct model *m, struct footprint *ret)
+static void footprint_of(const struct engine *e, const struct model *m, enum kv_type kv_type,
+                         struct footprint *ret)
 {
-	model_footprint(&m->hp, m->n_bytes, e->c.max_seqs + e->c.chunk, e->max_logits, ret);
+	model_footprint(&m->hp, m->n_bytes, e->c.max_seqs + e->c.chunk, e->max_logits, kv_type,
+	                ret);
 }
 
 uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page)
@@ -104,7 +106,7 @@ uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret
 	uint64_t fixed, page;
 	struct lane *l;
 
-	footprint_of(e, m, &fp);
+	footprint_of(e, m, KV_F16, &fp);
 	pthread_mutex_lock(&e->lock);
 	l = lane_find(e, m);
 	page = l ? l->page_bytes : fp.kv_page;
@@ -174,14 +176,15 @@ static struct lane *lane_free(struct lane *l)
 }
 DEFINE_FREEP(struct lane, lane_free)
 
-static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct err *err)
+static int lane_new(struct engine *e, struct model *m, enum kv_type kv_type, struct lane **ret,
+                    struct err *err)
 {
 	_cleanup_(lane_freep) struct lane *l = NULL;
-	struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim };
+	struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim, kv_type };
 	struct footprint fp;
 	int r;
 
-	footprint_of(e, m, &fp);
+	footprint_of(e, m, kv_type, &fp);
 	r = check_fixed(e, m, fp.activations, fp.kv_page, err);
 	if (r < 0)
 		return r;
@@ -206,12 +209,14 @@ static int lane_new(struct engine *e, struct model *m, struct lane **ret, struct
 		r = prefix_new(&l->prefix, l->kv, &e->clock);
 	if (r < 0)
 		return err_set(err, r, "no memory for the pages of another model");
+	l->kv_type = kv_type;
 	l->page_bytes = kv_pool_page_bytes(l->kv);
 	*ret = STEAL(l);
 	return 0;
 }
 
-int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *err)
+int lane_get(struct engine *e, struct model *m, enum kv_type kv_type, struct lane **ret,
+             struct err *err)
 {
 	struct lane *l = lane_find(e, m);
 	char label[MODEL_LABEL_MAX];
@@ -224,7 +229,7 @@ int lane_get(struct engine *e, struct model *m, struct lane **ret, struct err *e
 			"try again when its other requests have ended",
 			model_label(m, label));
 	if (!l) {
-		r = lane_new(e, m, &l, err);
+		r = lane_new(e, m, kv_type, &l, err);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&e->lock);

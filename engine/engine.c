@@ -22,6 +22,7 @@ enum { DEFAULT_CHUNK = 128, DEFAULT_SEQS = 64, LOGITS_LEAST = 64, CONFIG_MAX = 4
 struct prepare {                        /* on the stack of engine_prepare */
 	struct message message;
 	struct model *model;
+	enum kv_type kv_type;
 	struct err *err;
 	int code;
 	sem_t done;
@@ -111,14 +112,14 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 	uint64_t page, room;
 	int ret;
 
-	ret = lane_get(e, r->model, &s->lane, err);
+	ret = lane_get(e, r->model, KV_F16, &s->lane, err);
 	if (ret < 0)
 		return ret;
 	s->lane->n_requests++;
 	if (r->draft) {
 		struct lane *d;
 
-		ret = lane_get(e, r->draft, &d, err);
+		ret = lane_get(e, r->draft, KV_F16, &d, err);
 		if (ret < 0)
 			return ret;
 		d->n_requests++;
@@ -180,7 +181,7 @@ static void on_prepare(struct engine *e, struct prepare *p)
 {
 	struct lane *l;
 
-	p->code = lane_get(e, p->model, &l, p->err);
+	p->code = lane_get(e, p->model, p->kv_type, &l, p->err);
 	if (p->code == 0)
 		publish(e);
 	sem_post(&p->done);
@@ -458,9 +459,11 @@ int engine_submit(struct engine *e, struct request *r, struct err *err)
 	return 0;
 }
 
-int engine_prepare(struct engine *e, struct model *m, struct err *err)
+int engine_prepare(struct engine *e, struct model *m, enum kv_type kv_type, struct err *err)
 {
-	struct prepare p = { .message.kind = MESSAGE_PREPARE, .model = m, .err = err };
+	struct prepare p = {
+		.message.kind = MESSAGE_PREPARE, .model = m, .kv_type = kv_type, .err = err
+	};
 
 	sem_init(&p.done, 0, 0);
 	mbox_push(e->inbox, &p.message.link);

@@ -40,9 +40,9 @@ uint32_t engine_context(struct engine *e, const struct model *m);
 /* Forget a model's buffers (unload). Its requests must have ended. Asynchronous; drops the engine's
  * reference. */
 int engine_forget(struct engine *e, struct model *m);
-/* Build the executor and KV pool of a model ahead of its first request. Any thread; returns when
- * done. */
-int engine_prepare(struct engine *e, struct model *m, struct err *err);
+/* Build the executor and KV pool of a model ahead of its first request, which would take F16. A
+ * model that has them already keeps its type. Any thread; returns when done. */
+int engine_prepare(struct engine *e, struct model *m, enum kv_type kv_type, struct err *err);
 
 /* For a watchdog, always the same thread: the index of a compute thread (0: the engine's own)
  * that is in a step, or leaves messages lie, and has not moved since the last call, or -1. A step

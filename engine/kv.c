@@ -1,7 +1,7 @@
 /* kv - pages come from slabs that are allocated when first needed and go back to a free list.
  *
- * A page set is one block of memory: for each layer and KV head its K page, then its V page, so
- * that a chunk of attention reads 2 * head_dim * KV_PAGE halves in one stretch.
+ * A page set is one block of memory: a tile for each layer and KV head, which a chunk of attention
+ * reads in one stretch.
  * Invariants:
  * 1. A page is either on the free list (refs 0) or referenced by `refs` tables, or tables and the
  *    prefix tree; used + free = allocated <= max.
@@ -18,18 +18,18 @@
 enum { SLAB_BYTES = 4 << 20 };          /* a slab holds at least one page set */
 
 struct kv_page {
-	uint16_t *data;
+	char *data;
 	struct kv_page *next_free;
 	uint32_t refs;
 };
 struct kv_slab {
-	uint16_t *data;
+	char *data;
 	struct kv_page *pages;
 	size_t n;
 };
 struct kv_pool {
 	struct kv_shape shape;
-	size_t tile;                    /* halves of one K or V page of one layer and head */
+	size_t tile, part;              /* bytes of one layer and head; of its K */
 	size_t page_bytes, slab_pages;
 	uint64_t max, allocated, used;
 	struct kv_page *free_list;
@@ -40,22 +40,30 @@ struct kv_seq {
 	VEC(struct kv_page *) pages;
 };
 
+bool kv_page_bytes(const struct kv_shape *shape, uint64_t *ret)
+{
+	/* More than kernels can do, but no overflow. */
+	if (shape->head_dim == 0 || shape->head_dim > 1u << 20 || shape->n_layer == 0 ||
+	    shape->n_kv_head == 0)
+		return false;
+	return !mul_overflows((uint64_t)kv_tile_bytes(shape->type, shape->head_dim),
+	                      (uint64_t)shape->n_layer, ret) &&
+	       !mul_overflows(*ret, (uint64_t)shape->n_kv_head, ret) && *ret <= SIZE_MAX / 2;
+}
+
 int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max_pages)
 {
 	_cleanup_(kv_pool_freep) struct kv_pool *kv = NULL;
-	size_t bytes;
+	uint64_t bytes;
 
-	if (shape->n_layer == 0 || shape->n_kv_head == 0 || shape->head_dim == 0 ||
-	    mul_overflows((size_t)shape->head_dim, (size_t)KV_PAGE * 2 * sizeof(uint16_t),
-	                  &bytes) ||
-	    mul_overflows(bytes, (size_t)shape->n_layer, &bytes) ||
-	    mul_overflows(bytes, (size_t)shape->n_kv_head, &bytes) || bytes > SIZE_MAX / 2)
+	if (!kv_page_bytes(shape, &bytes))
 		return -EINVAL;
 	kv = mem_alloc(sizeof(*kv));
 	if (!kv)
 		return -ENOMEM;
 	kv->shape = *shape;
-	kv->tile = (size_t)shape->head_dim * KV_PAGE;
+	kv->tile = kv_tile_bytes(shape->type, shape->head_dim);
+	kv->part = kv_part_bytes(shape->type, shape->head_dim);
 	kv->page_bytes = bytes;
 	kv->slab_pages = MAX((size_t)1, (size_t)SLAB_BYTES / bytes);
 	kv->max = max_pages;
@@ -132,7 +140,7 @@ void kv_pool_trim(struct kv_pool *kv)
 static int pool_grow(struct kv_pool *kv)
 {
 	size_t n = MIN((uint64_t)kv->slab_pages, kv->max - kv->allocated);
-	_cleanup_mem_ uint16_t *data = NULL;
+	_cleanup_mem_ char *data = NULL;
 	_cleanup_mem_ struct kv_page *pages = NULL;
 	struct kv_slab slab;
 
@@ -144,7 +152,7 @@ static int pool_grow(struct kv_pool *kv)
 		return -ENOMEM;
 	/* Backwards, so that pages are handed out in the order of their addresses. */
 	for (size_t i = n; i-- > 0;) {
-		pages[i].data = data + i * (kv->page_bytes / sizeof(*data));
+		pages[i].data = data + i * kv->page_bytes;
 		pages[i].next_free = kv->free_list;
 		kv->free_list = &pages[i];
 	}
@@ -247,14 +255,19 @@ int kv_seq_share(struct kv_seq *s, uint32_t p, struct kv_page *page)
 	return 0;
 }
 
-uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
+enum kv_type kv_seq_type(const struct kv_seq *s)
+{
+	return s->pool->shape.type;
+}
+
+void *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
 {
 	const struct kv_pool *kv = s->pool;
 
-	return s->pages.data[p]->data + ((size_t)layer * kv->shape.n_kv_head + head) * 2 * kv->tile;
+	return s->pages.data[p]->data + ((size_t)layer * kv->shape.n_kv_head + head) * kv->tile;
 }
 
-uint16_t *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
+void *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
 {
-	return kv_seq_k(s, p, layer, head) + s->pool->tile;
+	return (char *)kv_seq_k(s, p, layer, head) + s->pool->part;
 }

@@ -1,20 +1,24 @@
 /* kv - paged key/value store of one model. A page set covers KV_PAGE positions of all layers and KV
- * heads; a sequence is a table of page sets. Page layout: kernels.h (F16). Pages are refcounted:
+ * heads; a sequence is a table of page sets. Tiles: kernels/kvtype.h. Pages are refcounted:
  * several tables and the prefix tree may hold one, which nobody writes any more then. Threads:
  * engine thread only. Errors: -ENOMEM fatal; KV_E_FULL is the caller's to handle (evict, wait,
  * preempt). */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/cleanup.h"
 #include "kernels/kernels.h"
 
 struct kv_shape {
 	uint32_t n_layer, n_kv_head, head_dim;
+	enum kv_type type;
 };
 struct kv_pool;
 struct kv_page;
 struct kv_seq;
 enum { _KV_E_SUCCESS, KV_E_FULL };
+/* Bytes of one page set; false when they cannot be counted. */
+bool kv_page_bytes(const struct kv_shape *shape, uint64_t *ret);
 int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max_pages);
 struct kv_pool *kv_pool_free(struct kv_pool *kv);
 DEFINE_FREEP(struct kv_pool, kv_pool_free)
@@ -37,6 +41,7 @@ struct kv_page *kv_seq_page(const struct kv_seq *s, uint32_t p);
 int kv_seq_share(struct kv_seq *s, uint32_t p, struct kv_page *page);
 struct kv_page *kv_page_ref(struct kv_page *page);
 void kv_page_unref(struct kv_pool *kv, struct kv_page *page);
-/* K and V pages of page index p (positions p*KV_PAGE ..) of one layer and KV head. */
-uint16_t *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
-uint16_t *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
+enum kv_type kv_seq_type(const struct kv_seq *s);
+/* K and V parts of page index p (positions p*KV_PAGE ..) of one layer and KV head. */
+void *kv_seq_k(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
+void *kv_seq_v(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);

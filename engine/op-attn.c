@@ -55,10 +55,10 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 		                    .hi = th->hi,
 		                    .scale = hp->attn_scale,
 		                    .softcap = hp->attn_softcap,
+		                    .type = kv_seq_type(kv),
 		                    .m = s->m,
 		                    .l = s->l,
-		                    .acc = s->acc,
-		                    .scratch = th->scratch };
+		                    .acc = s->acc };
 
 	for (uint32_t page = first; page <= last; page++) {
 		int64_t base = (int64_t)page * KV_PAGE;
@@ -73,6 +73,8 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 		}
 		a.k = kv_seq_k(kv, page, op->layer, head);
 		a.v = kv_seq_v(kv, page, op->layer, head);
+		a.next_k = page < last ? kv_seq_k(kv, page + 1, op->layer, head) : NULL;
+		a.next_v = page < last ? kv_seq_v(kv, page + 1, op->layer, head) : NULL;
 		x->k->attn_page(&a);
 	}
 }

@@ -62,8 +62,9 @@ static void store_slice(struct exec *x, const struct plan_op *op, const struct b
 		finish_head(x, op, k_bias, op->k_norm, k, row);
 		if (v_bias)
 			x->k->add(v, v_bias, hd);
-		x->k->kv_store(kv_seq_k(s->s->kv, page, op->layer, head),
-		               kv_seq_v(s->s->kv, page, op->layer, head), pos % KV_PAGE, hd, k, v);
+		x->k->kv_store[kv_seq_type(s->s->kv)](kv_seq_k(s->s->kv, page, op->layer, head),
+		                                      kv_seq_v(s->s->kv, page, op->layer, head),
+		                                      pos % KV_PAGE, hd, k, v);
 	}
 }
 

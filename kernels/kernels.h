@@ -10,6 +10,7 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include "kernels/kvtype.h"
 #include "kernels/qtype.h"
 
 /* Activations as int8 per 16 ("Q16"): for block j of 16 elements of a token's row
@@ -57,31 +58,31 @@ typedef void (*mm_fn)(const struct mm_args *a);
 /* room for an unpacked panel of 16 rows and scales */
 #define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + 16384)
 
-/* One page of attention keys and values: KV_PAGE positions of one layer and one KV head.
- * K is [head_dim][KV_PAGE] f16 (transposed), V is [KV_PAGE][head_dim] f16. */
-enum { KV_PAGE = 32 };
-
 /* Fold one page into the running online-softmax state of n_q queries that share the KV head (heads
  * of a GQA group and tokens alike). Query i: q + i*ldq, head_dim floats, sees positions [lo[i],
  * hi[i]) of the page (none when lo >= hi: then its state is untouched). State of i: m[i] (running
  * max, -INFINITY at the start), l[i], acc + i*head_dim (both not read while m[i] is -INFINITY: they
  * need no initial value).
- *   S = scale * fma-chain over d = 0.. of q[d]*K[d][pos] (one chain from 0); if softcap > 0: S =
- *   softcap*tanh(S/softcap) M = max(m, max S); corr = exp(m - M) (0 when m = -inf); P = exp(S - M),
- *   0 outside [lo, hi)
+ *   D = q . K at a position. F16: fma-chain over d = 0.. of q[d]*K[d][pos], one chain from 0. KV8:
+ *   for each group such a chain c of q[d]*(float)code from 0, then D = fma(c, s[group][pos], D),
+ *   from 0. S = scale * D; if softcap > 0: S = softcap*tanh(S/softcap)
+ *   M = max(m, max S); corr = exp(m - M) (1 when m = M, 0 when m = -inf); P = exp(S - M), 0 outside
+ *   [lo, hi)
  *   l = fma(l, corr, sum P) with the sum as 16 lanes (pos % 16: P[lane] + P[lane+16]) and then the
- *   tree above acc[d] = acc[d]*corr, then a chain over pos = 0..31 (positions outside contribute
- *   nothing) of fma(P, V[pos][d], acc[d]). exp and tanh are kernels' own (same bits at every level,
- *   error < 2 ulp for exp).
+ *   tree above; acc[d] = acc[d]*corr, then a chain over pos = 0..31 (positions outside contribute
+ *   nothing) of fma(P, V[pos][d], acc[d]); KV8: of fma(P * s[group][pos], (float)code, acc[d]).
+ * exp and tanh are kernels' own (same bits at every level, error < 2 ulp for exp).
  * head_dim: a multiple of 16, at most 512. */
 struct attn_page_args {
 	const float *q;
 	size_t ldq, n_q, head_dim;
-	const uint16_t *k, *v;          /* f16 */
+	enum kv_type type;
+	const void *k, *v;              /* parts of a tile: kvtype.h */
+	/* parts that the next call will want: fetched ahead, no more; NULL = unknown */
+	const void *next_k, *next_v;
 	const uint8_t *lo, *hi;         /* n_q each */
 	float scale, softcap;
 	float *m, *l, *acc;
-	void *scratch;                  /* >= 64 KiB */
 };
 
 struct kernels {
@@ -115,10 +116,10 @@ struct kernels {
 	 * y*sin: fma(x, cos, -(y*sin)); y' = fma(y, cos, x*sin). */
 	void (*rope_neox)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	void (*rope_norm)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
-	/* Store one position of K (head_dim floats, transposed) and V into a page as f16 (round to
-	 * nearest even). */
-	void (*kv_store)(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim,
-	                 const float *k, const float *v);
+	/* Store one position of K and V (head_dim floats each) into the parts of a tile; f16 rounds
+	 * to nearest even. */
+	void (*kv_store[KV_TYPE_COUNT])(void *kpart, void *vpart, size_t pos, size_t head_dim,
+	                                const float *k, const float *v);
 	void (*attn_page)(const struct attn_page_args *a);
 	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) +
 	 * acc_b*exp(mb-M) (fma), l alike. A fresh state (m = -INFINITY; its l and acc are not read,

@@ -1,23 +1,46 @@
 /* tmpl-attn - attention over one page, one copy a level: included after the level's vec.h.
  *
  * Scores: positions are lanes, q[d] is broadcast. Values: dimensions are lanes, P is broadcast. Up
- * to ATTN_QUERIES queries share every load of K and V, which are widened from f16 as they are
- * loaded: a page stays in the first cache as f16 and would not as f32.
+ * to ATTN_QUERIES queries share every load of K and V, which are widened to float as they are
+ * loaded: a page stays in the first cache as it is stored and would not as f32. Meanwhile the first
+ * of these blocks fetches the next page's lines, since tiles are too short and too far apart for
+ * the processor to foresee them.
  * Invariants:
  * 1. A query that sees nothing of the page is skipped before blocks are formed: its state is not
  *    written.
- * 2. Positions outside [lo, hi) enter no fma: what lies in the page there, even NaN, does not
- *    matter.
- * 3. acc of a query with m = -INFINITY is not read. */
+ * 2. Positions outside [lo, hi) enter no fma of acc: what lies in the page there, even NaN, does
+ *    not matter.
+ * 3. acc of a query with m = -INFINITY is not read.
+ * 4. Which queries share a block enters no query's arithmetic. */
 #pragma once
 #include "kernels/kernels.h"
+#include "kernels/tmpl-kv.h"
 #include "kernels/tmpl-math.h"
 
 #define PAGE_V (KV_PAGE / VL)
 
-/* s[i][pos] = q . K[.][pos], unscaled. */
-INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, const size_t n,
-                        float s[][KV_PAGE])
+/* VL elements from i on of a part's codes. */
+INLINE vf kv_load(const enum kv_type type, const void *codes, size_t i)
+{
+	return type == KV_F16 ? v_load_f16((const uint16_t *)codes + i) :
+	       v_load_i8((const int8_t *)codes + i);
+}
+
+INLINE const void *kv_at(const enum kv_type type, const void *codes, size_t i)
+{
+	return (const char *)codes + i * (type == KV_F16 ? 2 : 1);
+}
+
+/* KV8: the factors [groups][KV_PAGE] behind the codes of a part. */
+INLINE const uint16_t *kv_factors(const struct attn_page_args *a, const void *part, size_t group)
+{
+	return (const uint16_t *)((const char *)part + a->head_dim * KV_PAGE) + group * KV_PAGE;
+}
+
+/* s[i][pos] = chain over d = [d0, d1) of q . K[.][pos] from 0. */
+INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type, const size_t *query,
+                       const size_t n, size_t d0, size_t d1, const char *next,
+                       float s[][KV_PAGE])
 {
 	UNINIT const float *q[ATTN_QUERIES];
 	UNINIT vf acc[ATTN_QUERIES][PAGE_V];
@@ -27,12 +50,13 @@ INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, con
 		UNROLL for (size_t p = 0; p < PAGE_V; p++)
 			acc[i][p] = v_set1(0.0f);
 	}
-	for (size_t d = 0; d < a->head_dim; d++) {
-		const uint16_t *row = a->k + d * KV_PAGE;
+	for (size_t d = d0; d < d1; d++) {
 		UNINIT vf k[PAGE_V];
 
+		if (next)
+			__builtin_prefetch(kv_at(type, next, d * KV_PAGE));
 		UNROLL for (size_t p = 0; p < PAGE_V; p++)
-			k[p] = v_load_f16(row + p * VL);
+			k[p] = kv_load(type, a->k, d * KV_PAGE + p * VL);
 		UNROLL for (size_t i = 0; i < n; i++) {
 			const vf e = v_set1(q[i][d]);
 
@@ -45,33 +69,65 @@ INLINE void attn_scores(const struct attn_page_args *a, const size_t *query, con
 			v_store(s[i] + p * VL, acc[i][p]);
 }
 
+/* s[i][pos] = q . K[.][pos], unscaled. */
+INLINE void attn_scores(const struct attn_page_args *a, const enum kv_type type,
+                        const size_t *query, const size_t n, const char *next, float s[][KV_PAGE])
+{
+	UNINIT float part[ATTN_QUERIES][KV_PAGE];
+
+	if (type == KV_F16) {
+		attn_chain(a, type, query, n, 0, a->head_dim, next, s);
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		memset(s[i], 0, sizeof(s[i]));
+	for (size_t d = 0; d < a->head_dim; d += KV_GROUP) {
+		const size_t end = d + KV_GROUP < a->head_dim ? d + KV_GROUP : a->head_dim;
+		const uint16_t *factor = kv_factors(a, a->k, d / KV_GROUP);
+
+		attn_chain(a, type, query, n, d, end, next, part);
+		UNROLL for (size_t i = 0; i < n; i++)
+			UNROLL for (size_t p = 0; p < PAGE_V; p++)
+				v_store(s[i] + p * VL,
+				        v_fma(v_load(part[i] + p * VL), v_load_f16(factor + p * VL),
+				              v_load(s[i] + p * VL)));
+	}
+}
+
 /* Scores to probabilities in place; m and l of the query move on; returns the factor for its
  * acc. */
 INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[KV_PAGE])
 {
 	const size_t lo = a->lo[query], hi = a->hi[query];
-	UNINIT vf max[NV], sum[NV];
-	float m = a->m[query], corr, page_max;
+	UNINIT vf e[PAGE_V], max[NV], sum[NV];
+	float m = a->m[query], corr = 1.0f, page_max;
 
-	for (size_t p = 0; p < PAGE_V; p++) {
-		vf e = v_load(s + p * VL) * v_set1(a->scale);
-
+	UNROLL for (size_t p = 0; p < PAGE_V; p++) {
+		e[p] = v_load(s + p * VL) * v_set1(a->scale);
 		if (a->softcap > 0.0f)
-			e = v_set1(a->softcap) * v_tanh(e / v_set1(a->softcap));
-		v_store(s + p * VL, e);
+			e[p] = v_set1(a->softcap) * v_tanh(e[p] / v_set1(a->softcap));
 	}
-	for (size_t pos = 0; pos < KV_PAGE; pos++)
-		if (pos < lo || pos >= hi)
-			s[pos] = -INFINITY;
-	for (size_t v = 0; v < NV; v++)
-		max[v] = v_max(v_load(s + v * VL), v_load(s + 16 + v * VL));
+	if (lo > 0 || hi < KV_PAGE) {
+		UNROLL for (size_t p = 0; p < PAGE_V; p++)
+			v_store(s + p * VL, e[p]);
+		for (size_t pos = 0; pos < KV_PAGE; pos++)
+			s[pos] = pos < lo || pos >= hi ? -INFINITY : s[pos];
+		UNROLL for (size_t p = 0; p < PAGE_V; p++)
+			e[p] = v_load(s + p * VL);
+	}
+	UNROLL for (size_t v = 0; v < NV; v++)
+		max[v] = v_max(e[v], e[NV + v]);
 	page_max = tree_max(max);
 	page_max = m > page_max ? m : page_max;
-	corr = exp_one(m - page_max);
-	for (size_t p = 0; p < PAGE_V; p++)
-		v_store(s + p * VL, v_exp(v_load(s + p * VL) - v_set1(page_max)));
-	for (size_t v = 0; v < NV; v++)
-		sum[v] = v_load(s + v * VL) + v_load(s + 16 + v * VL);
+	/* Most pages do not raise the maximum. */
+	if (m != page_max)
+		corr = exp_one(m - page_max);
+	UNROLL for (size_t p = 0; p < PAGE_V; p++) {
+		e[p] = v_exp(e[p] - v_set1(page_max));
+		v_store(s + p * VL, e[p]);
+	}
+	UNROLL for (size_t v = 0; v < NV; v++)
+		sum[v] = e[v] + e[NV + v];
 	if (m == -INFINITY) {
 		a->l[query] = tree_sum(sum);
 		memset(a->acc + query * a->head_dim, 0, a->head_dim * sizeof(float));
@@ -83,21 +139,23 @@ INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[
 }
 
 /* acc[d] = acc[d] * corr, then += P * V over positions [lo, hi), for n queries and nv vectors from
- * d. */
-INLINE void attn_values(const struct attn_page_args *a, const size_t *query, const size_t n,
-                        const size_t nv, size_t d, float p[][KV_PAGE], const float *corr, size_t lo,
-                        size_t hi)
+ * d; p: P as V's codes want it. */
+INLINE void attn_values(const struct attn_page_args *a, const enum kv_type type,
+                        const size_t *query, const size_t n, const size_t nv, size_t d,
+                        float p[][KV_PAGE], const float *corr, size_t lo, size_t hi,
+                        const char *next)
 {
 	UNINIT vf acc[ATTN_QUERIES][2 * NV];
 
 	UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t v = 0; v < nv; v++)
 		acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * VL) * v_set1(corr[i]);
 	for (size_t pos = lo; pos < hi; pos++) {
-		const uint16_t *row = a->v + pos * a->head_dim + d;
 		UNINIT vf x[2 * NV];
 
+		if (next)
+			__builtin_prefetch(kv_at(type, next, pos * a->head_dim + d));
 		UNROLL for (size_t v = 0; v < nv; v++)
-			x[v] = v_load_f16(row + v * VL);
+			x[v] = kv_load(type, a->v, pos * a->head_dim + d + v * VL);
 		UNROLL for (size_t i = 0; i < n; i++) {
 			const vf e = v_set1(p[i][pos]);
 
@@ -110,63 +168,109 @@ INLINE void attn_values(const struct attn_page_args *a, const size_t *query, con
 			v_store(a->acc + query[i] * a->head_dim + d + v * VL, acc[i][v]);
 }
 
-INLINE void attn_value_rows(const struct attn_page_args *a, const size_t *query, const size_t n,
-                            float p[][KV_PAGE], const float *corr, size_t lo, size_t hi)
+INLINE void attn_value_rows(const struct attn_page_args *a, const enum kv_type type,
+                            const size_t *query, const size_t n, float p[][KV_PAGE],
+                            const float *corr, size_t lo, size_t hi, const char *next)
 {
-	size_t d = 0;
+	UNINIT float scaled[ATTN_QUERIES][KV_PAGE];
 
-	for (; d + 32 <= a->head_dim; d += 32)
-		attn_values(a, query, n, 2 * NV, d, p, corr, lo, hi);
-	if (d < a->head_dim)
-		attn_values(a, query, n, NV, d, p, corr, lo, hi);
+	for (size_t d = 0; d < a->head_dim; d += KV_GROUP) {
+		const bool whole = d + KV_GROUP <= a->head_dim;
+		float (*of)[KV_PAGE] = p;
+
+		if (type == KV_KV8) {
+			const uint16_t *factor = kv_factors(a, a->v, d / KV_GROUP);
+
+			UNROLL for (size_t i = 0; i < n; i++)
+				UNROLL for (size_t j = 0; j < KV_PAGE; j += VL)
+					v_store(scaled[i] + j,
+					        v_load(p[i] + j) * v_load_f16(factor + j));
+			of = scaled;
+		}
+		if (whole)
+			attn_values(a, type, query, n, 2 * NV, d, of, corr, lo, hi, next);
+		else
+			attn_values(a, type, query, n, NV, d, of, corr, lo, hi, next);
+	}
 }
 
 /* n queries (a constant where this is called), each of which sees something. */
-INLINE void attn_block(const struct attn_page_args *a, const size_t *query, const size_t n)
+INLINE void attn_block(const struct attn_page_args *a, const enum kv_type type,
+                       const size_t *query, const size_t n, bool fetch)
 {
 	static const float ones[ATTN_QUERIES] = { [0 ... ATTN_QUERIES - 1] = 1.0f };
 	UNINIT float p[ATTN_QUERIES][KV_PAGE], corr[ATTN_QUERIES];
 	size_t lo = 0, hi = KV_PAGE;
 
-	attn_scores(a, query, n, p);
-	for (size_t i = 0; i < n; i++) {
+	attn_scores(a, type, query, n, fetch ? a->next_k : NULL, p);
+	UNROLL for (size_t i = 0; i < n; i++) {
 		corr[i] = attn_softmax(a, query[i], p[i]);
 		lo = a->lo[query[i]] > lo ? a->lo[query[i]] : lo;
 		hi = a->hi[query[i]] < hi ? a->hi[query[i]] : hi;
 	}
 	/* Positions before and after the common range belong to some of the queries only. */
 	hi = hi > lo ? hi : lo;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n && n > 1; i++) {
 		const size_t first = a->lo[query[i]], last = a->hi[query[i]];
 
 		if (first < lo) {
-			attn_value_rows(a, query + i, 1, p + i, corr + i, first,
-			                last < lo ? last : lo);
+			attn_value_rows(a, type, query + i, 1, p + i, corr + i, first,
+			                last < lo ? last : lo, NULL);
 			corr[i] = 1.0f;
 		}
 	}
-	attn_value_rows(a, query, n, p, corr, lo, hi);
-	for (size_t i = 0; i < n; i++)
+	attn_value_rows(a, type, query, n, p, corr, lo, hi, fetch ? a->next_v : NULL);
+	for (size_t i = 0; i < n && n > 1; i++)
 		if (a->hi[query[i]] > hi)
-			attn_value_rows(a, query + i, 1, p + i, ones, hi, a->hi[query[i]]);
+			attn_value_rows(a, type, query + i, 1, p + i, ones, hi, a->hi[query[i]],
+			                NULL);
 }
+
+/* A function for each number of queries that share a block. */
+#define ATTN_BLOCK(type, n) \
+	static void attn_block_##type##_##n(const struct attn_page_args *a, const size_t *query, \
+	                                    bool fetch) \
+	{ \
+		attn_block(a, KV_##type, query, n, fetch); \
+	}
+#if VL == 1
+#define ATTN_BLOCKS(each, type) each(type, 1)
+#elif VL == 8
+#define ATTN_BLOCKS(each, type) each(type, 1) each(type, 2) each(type, 3)
+#else
+#define ATTN_BLOCKS(each, type) \
+	each(type, 1) each(type, 2) each(type, 3) each(type, 4) each(type, 5) each(type, 6)
+#endif
+ATTN_BLOCKS(ATTN_BLOCK, F16)
+ATTN_BLOCKS(ATTN_BLOCK, KV8)
+#define ATTN_ROW(type, n) [KV_##type][n - 1] = attn_block_##type##_##n,
+
+typedef void (*attn_block_fn)(const struct attn_page_args *a, const size_t *query, bool fetch);
+static const attn_block_fn attn_blocks[KV_TYPE_COUNT][ATTN_QUERIES] = {
+	ATTN_BLOCKS(ATTN_ROW, F16)
+	ATTN_BLOCKS(ATTN_ROW, KV8)
+};
 
 static void attn_page(const struct attn_page_args *a)
 {
-	UNINIT size_t query[ATTN_QUERIES];
-	size_t n = 0;
+	size_t left = 0, next = 0;
+	bool fetch = a->next_k != NULL;
 
-	for (size_t i = 0; i < a->n_q; i++) {
-		if (a->lo[i] >= a->hi[i])
-			continue;
-		query[n++] = i;
-		if (n == ATTN_QUERIES) {
-			attn_block(a, query, ATTN_QUERIES);
-			n = 0;
-		}
+	for (size_t i = 0; i < a->n_q; i++)
+		left += a->lo[i] < a->hi[i];
+	while (left > 0) {
+		/* No block of one beside a full one: its chains are too few to fill the adders. */
+		const size_t n = left <= ATTN_QUERIES ? left :
+		                 left < 2 * ATTN_QUERIES ? (left + 1) / 2 : ATTN_QUERIES;
+		UNINIT size_t query[ATTN_QUERIES];
+
+		for (size_t j = 0; j < n; next++)
+			if (a->lo[next] < a->hi[next])
+				query[j++] = next;
+		attn_blocks[a->type][n - 1](a, query, fetch);
+		fetch = false;
+		left -= n;
 	}
-	for (size_t i = 0; i < n; i++)
-		attn_block(a, query + i, 1);
 }
 
 static void attn_merge(float *ma, float *la, float *acca, const float *mb, const float *lb,
@@ -196,6 +300,7 @@ static void attn_merge(float *ma, float *la, float *acca, const float *mb, const
 
 static void attn_fill(struct kernels *k)
 {
+	kv_fill(k);
 	k->attn_page = attn_page;
 	k->attn_merge = attn_merge;
 }

@@ -134,19 +134,6 @@ static void elem_rope_norm(float *x, size_t n_head, size_t head_dim, size_t n_ro
 		}
 }
 
-static void elem_kv_store(uint16_t *kpage, uint16_t *vpage, size_t pos, size_t head_dim,
-                          const float *k, const float *v)
-{
-	for (size_t d = 0; d < head_dim; d += VL) {
-		uint16_t half[VL];
-
-		v_store_f16(half, v_load(k + d));
-		UNROLL for (size_t l = 0; l < VL; l++)
-			kpage[(d + l) * KV_PAGE + pos] = half[l];
-		v_store_f16(vpage + pos * head_dim + d, v_load(v + d));
-	}
-}
-
 static void elem_logsumexp(const float *x, size_t n, float *ret_max, double *ret_lse)
 {
 	vf max[NV], acc[NV];
@@ -194,6 +181,5 @@ static void elem_fill(struct kernels *k)
 	k->softcap = elem_softcap;
 	k->rope_neox = elem_rope_neox;
 	k->rope_norm = elem_rope_norm;
-	k->kv_store = elem_kv_store;
 	k->logsumexp = elem_logsumexp;
 }

@@ -29,8 +29,8 @@ INLINE vf v_exp(vf x)
 	vf t, n, r, p;
 	vi i, half;
 
-	x = v_sel(x < v_set1(-104.0f), v_set1(-104.0f), x);
-	x = v_sel(x > v_set1(89.0f), v_set1(89.0f), x);
+	x = v_max(v_set1(-104.0f), x);          /* a NaN stays one */
+	x = v_min(v_set1(89.0f), x);
 	t = v_fma(x, v_set1(0x1.715476p+0f), magic);
 	n = t - magic;
 	r = v_fma(n, v_set1(-0x1.62e400p-1f), x);
@@ -70,27 +70,48 @@ INLINE vf v_tanh(vf x)
 	return v_sel(mag < v_set1(0.625f), small, big);
 }
 
-/* Lanes l += l + 8, l += l + 4, l += l + 2, l += l + 1. */
+/* Lanes l = op(l, l + 8), op(l, l + 4), op(l, l + 2), op(l, l + 1); upper lanes do not count. */
+#if VL == 1
+#define TREE(ret, v, op) do { \
+	UNINIT vf t_[16]; \
+	memcpy(t_, v, sizeof(t_)); \
+	for (size_t width_ = 8; width_ > 0; width_ /= 2) \
+		for (size_t l_ = 0; l_ < width_; l_++) \
+			t_[l_] = op(t_[l_], t_[l_ + width_]); \
+	(ret) = t_[0][0]; \
+} while (0)
+#else
+#if VL == 16
+#define V_DOWN(v, n) \
+	__builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, \
+	                        8, 9, 10, 11, 12, 13, 14, 15)
+#define TREE_FIRST(v, op) op(v[0], V_DOWN(v[0], 8))
+#else
+#define V_DOWN(v, n) __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, 4, 5, 6, 7)
+#define TREE_FIRST(v, op) op(v[0], v[1])
+#endif
+#define TREE(ret, v, op) do { \
+	vf t_ = TREE_FIRST(v, op); \
+	t_ = op(t_, V_DOWN(t_, 4)); \
+	t_ = op(t_, V_DOWN(t_, 2)); \
+	t_ = op(t_, V_DOWN(t_, 1)); \
+	(ret) = t_[0]; \
+} while (0)
+#endif
+#define V_ADD(a, b) ((a) + (b))
+
 INLINE float tree_sum(const vf v[NV])
 {
-	UNINIT float t[16];
+	float r;
 
-	for (size_t i = 0; i < NV; i++)
-		v_store(t + i * VL, v[i]);
-	for (size_t width = 8; width > 0; width /= 2)
-		for (size_t l = 0; l < width; l++)
-			t[l] += t[l + width];
-	return t[0];
+	TREE(r, v, V_ADD);
+	return r;
 }
 
 INLINE float tree_max(const vf v[NV])
 {
-	UNINIT float t[16];
+	float r;
 
-	for (size_t i = 0; i < NV; i++)
-		v_store(t + i * VL, v[i]);
-	for (size_t width = 8; width > 0; width /= 2)
-		for (size_t l = 0; l < width; l++)
-			t[l] = t[l] > t[l + width] ? t[l] : t[l + width];
-	return t[0];
+	TREE(r, v, v_max);
+	return r;
 }

@@ -2,14 +2,14 @@
  * bits: hparams.c. */
 #include "model/model.h"
 
-enum { KV_BYTES = 2, FLOAT_BYTES = 4 };         /* keys and values are F16 */
+enum { FLOAT_BYTES = 4 };
 
 static uint64_t max2(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
 }
 void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows,
-                     uint32_t max_logits, struct footprint *ret)
+                     uint32_t max_logits, enum kv_type kv_type, struct footprint *ret)
 {
 	uint64_t q = (uint64_t)hp->n_head * hp->head_dim,
 		 kv = (uint64_t)hp->n_head_kv * hp->head_dim;
@@ -21,10 +21,12 @@ void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_ro
 	/* The widest row as int8 with scale, scaled sum and sum for every 16. */
 	uint64_t quantized = widest + widest / 16 * 12;
 
+	uint64_t page = kv_tile_bytes(kv_type, hp->head_dim) * hp->n_head_kv * hp->n_layer;
+
 	*ret = (struct footprint){
 		.weights = weights,
-		.kv_per_token = 2 * kv * KV_BYTES * hp->n_layer,
-		.kv_page = 2 * kv * KV_BYTES * hp->n_layer * MODEL_KV_PAGE,
+		.kv_per_token = page / KV_PAGE,
+		.kv_page = page,
 		.activations = max_rows * (floats * FLOAT_BYTES + quantized) +
 		               (uint64_t)max_logits * hp->n_vocab * FLOAT_BYTES,
 	};

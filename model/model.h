@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "format/packfile.h"
 #include "format/weightmap.h"
+#include "kernels/kvtype.h"
 #include "kernels/qtype.h"
 #include "model/slots.h"
 #include "text/chat.h"
@@ -94,18 +95,16 @@ static inline bool model_recheck(const struct model *m)
 }
 
 /* Bytes that serving needs beside the mapping. Per-thread scratch of the engine is not in it. */
-/* equals KV_PAGE of kernels.h, which this layer does not see */
-enum { MODEL_KV_PAGE = 32 };
 struct footprint {
 	uint64_t weights;                       /* mapped, shared */
-	uint64_t kv_per_token;                  /* bytes a position over all layers (F16) */
-	/* bytes of one page over all layers and KV heads (MODEL_KV_PAGE positions) */
+	uint64_t kv_per_token;                  /* bytes a position over all layers */
+	/* bytes of one page over all layers and KV heads */
 	uint64_t kv_page;
 	/* for max_rows rows a step and max_logits logits rows */
 	uint64_t activations;
 };
 void model_footprint(const struct hparams *hp, uint64_t weights, uint32_t max_rows,
-                     uint32_t max_logits, struct footprint *ret);
+                     uint32_t max_logits, enum kv_type kv_type, struct footprint *ret);
 /* From a header alone (no load): for `estimate` and `show`. */
 int model_hparams(struct hparams *ret, const struct gguf *g, struct err *err);
 /* NaN/Inf in scales and floats, over all tensors; slow (reads the file). First fault: tensor name

@@ -16,11 +16,11 @@ format: base kernels/qtype.h kernels/pack.h
 client: base proto
 text: base format/gguf.h
 gateway: base client/qllm.h
-model: base kernels/qtype.h kernels/pack.h format text
+model: base kernels/kvtype.h kernels/qtype.h kernels/pack.h format text
 engine: base kernels text model
 train: base kernels format text model engine
 quant: base kernels format text model engine train proto
-daemon: base proto model/model.h engine/engine.h engine/request.h engine/sink.h
+daemon: base kernels/kvtype.h proto model/model.h engine/engine.h engine/request.h engine/sink.h
 '
 folders=$(printf '%s\n' "$rows" | sed -n 's/^\([a-z]*\):.*/\1/p')
 

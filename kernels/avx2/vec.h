@@ -25,10 +25,18 @@ static inline vf v_fma(vf a, vf b, vf c)
 {
 	return _mm256_fmadd_ps(a, b, c);
 }
-/* The second operand where they are equal or either is NaN: a > b ? a : b. */
+/* The second operand where they are equal or either is NaN: a > b ? a : b, a < b ? a : b. */
 static inline vf v_max(vf a, vf b)
 {
 	return _mm256_max_ps(a, b);
+}
+static inline vf v_min(vf a, vf b)
+{
+	return _mm256_min_ps(a, b);
+}
+static inline vf v_load_i8(const int8_t *p)
+{
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 static inline vf v_load_f16(const uint16_t *p)
 {

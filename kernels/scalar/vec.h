@@ -29,6 +29,14 @@ static inline vf v_max(vf a, vf b)
 {
 	return (vf){ a[0] > b[0] ? a[0] : b[0] };
 }
+static inline vf v_min(vf a, vf b)
+{
+	return (vf){ a[0] < b[0] ? a[0] : b[0] };
+}
+static inline vf v_load_i8(const int8_t *p)
+{
+	return (vf){ (float)*p };
+}
 static inline vf v_load_f16(const uint16_t *p)
 {
 	return (vf){ f16_load(*p) };

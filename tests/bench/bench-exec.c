@@ -1,7 +1,7 @@
 /* bench-exec - the executor alone, without scheduler, daemon and sampling: for tuning, and for
  * logits against the oracle.
  *
- *   bench-exec MODEL.gguf [THREADS [PROMPT [DECODE [REPEATS [DEPTH]]]]]
+ *   bench-exec MODEL.gguf [THREADS [PROMPT [DECODE [REPEATS [DEPTH [KV]]]]]]
  *       prompt tokens/s in chunks of 128, decoded tokens/s after DEPTH tokens, and the read arm;
  *   medians bench-exec MODEL.gguf --logits IDS.json OUT.npy CHUNK
  *       logits of all tokens of a JSON list, fed in chunks (1 = the decode path), as float32 npy */
@@ -43,7 +43,7 @@ static double median(double *v, unsigned n)
 	return v[n / 2];
 }
 
-static int bench_open(struct bench *b, const char *path, uint32_t threads)
+static int bench_open(struct bench *b, const char *path, uint32_t threads, const char *kv_type)
 {
 	struct err err = { 0 };
 	struct kv_shape shape;
@@ -58,9 +58,11 @@ static int bench_open(struct bench *b, const char *path, uint32_t threads)
 	close(fd);
 	if (r == 0) {
 		shape = (struct kv_shape){ b->m->hp.n_layer, b->m->hp.n_head_kv,
-			                   b->m->hp.head_dim };
-		r = kv_pool_new(&b->kv, &shape, UINT32_MAX);
+			                   b->m->hp.head_dim, KV_F16 };
+		r = kv_type_from_name(kv_type, &shape.type);
 	}
+	if (r == 0)
+		r = kv_pool_new(&b->kv, &shape, UINT32_MAX);
 	if (r == 0)
 		r = kernels_init(&b->k, getenv("QLLM_CPU"));
 	if (r == 0)
@@ -186,11 +188,13 @@ int main(int argc, char **argv)
 
 	if (argc < 2) {
 		fprintf(stderr,
-		        "usage: bench-exec MODEL [THREADS [PROMPT [DECODE [REPEATS [DEPTH]]]]]\n"
+		        "usage: bench-exec MODEL [THREADS [PROMPT [DECODE [REPEATS [DEPTH [KV "
+		        "TYPE]]]]]]\n"
 		        "       bench-exec MODEL --logits IDS.json OUT.npy CHUNK\n");
 		return 2;
 	}
-	r = bench_open(&b, argv[1], want_logits ? 2 : number(argc, argv, 2, 2));
+	r = bench_open(&b, argv[1], want_logits ? 2 : number(argc, argv, 2, 2),
+	               !want_logits && argc > 7 ? argv[7] : "f16");
 	if (r == 0 && want_logits)
 		r = logits(&b, argv[3], argv[4], number(argc, argv, 5, 1));
 	else if (r == 0)

@@ -63,7 +63,7 @@ static void read_header(const struct gguf *g)
 
 		FUZZ_CHECK(hp.n_head > 0 && hp.n_head_kv > 0 && hp.n_head % hp.n_head_kv == 0,
 		           "%u heads of %u", hp.n_head, hp.n_head_kv);
-		model_footprint(&hp, TAIL, 64, 1, &fp);
+		model_footprint(&hp, TAIL, 64, 1, KV_KV8, &fp);
 	}
 	err_clear(&err);
 	r = tok_new(&t, g, &err);

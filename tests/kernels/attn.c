@@ -14,7 +14,8 @@ struct attn_case {
 	size_t n_q, head_dim, ldq;
 	float softcap;
 	float *q;
-	uint16_t *k[PAGES], *v[PAGES];
+	enum kv_type type;
+	void *k[PAGES], *v[PAGES];
 	uint8_t *lo[PAGES], *hi[PAGES];
 };
 
@@ -55,16 +56,17 @@ static bool state_equal(const struct attn_case *c, const struct attn_state *a,
 static void run(const struct kernels *k, const struct attn_case *c, struct attn_state *s,
                 size_t first, size_t last)
 {
-	void *scratch = aligned_alloc(64, 64 << 10);
-
 	for (size_t p = first; p < last; p++)
 		k->attn_page(&(struct attn_page_args){
 			.q = c->q,
 			.ldq = c->ldq,
 			.n_q = c->n_q,
 			.head_dim = c->head_dim,
+			.type = c->type,
 			.k = c->k[p],
 			.v = c->v[p],
+			.next_k = p + 1 < last ? c->k[p + 1] : NULL,
+			.next_v = p + 1 < last ? c->v[p + 1] : NULL,
 			.lo = c->lo[p],
 			.hi = c->hi[p],
 			.scale = 0.125f,
@@ -72,9 +74,7 @@ static void run(const struct kernels *k, const struct attn_case *c, struct attn_
 			.m = s->m,
 			.l = s->l,
 			.acc = s->acc,
-			.scratch = scratch,
 		});
-	free(scratch);
 }
 
 /* ranges 0: whole pages; 1: causal, every query one position more; 2: any, empty ones too. */
@@ -92,6 +92,21 @@ static void set_range(uint8_t *lo, uint8_t *hi, size_t query, size_t page, int r
 	}
 }
 
+/* Element i of a part whose factors stand at row `factor` of them, column `pos`. */
+static double element(const struct attn_case *c, const void *part, size_t i, size_t factor,
+                      size_t pos)
+{
+	const int8_t *codes = part;
+	uint16_t half;
+
+	if (c->type == KV_F16) {
+		memcpy(&half, codes + 2 * i, 2);
+		return (double)k_f16_to_f32(half);
+	}
+	memcpy(&half, codes + c->head_dim * KV_PAGE + 2 * (factor * KV_PAGE + pos), 2);
+	return (double)codes[i] * (double)k_f16_to_f32(half);
+}
+
 /* Every query against the double softmax over what it sees. */
 static void check_reference(const struct attn_case *c, const struct attn_state *s)
 {
@@ -106,7 +121,8 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 
 				for (size_t d = 0; d < c->head_dim; d++)
 					score += (double)c->q[i * c->ldq + d] *
-					         (double)k_f16_to_f32(c->k[p][d * KV_PAGE + pos]);
+					         element(c, c->k[p], d * KV_PAGE + pos,
+					                 d / KV_GROUP, pos);
 				score *= 0.125;
 				if (c->softcap > 0.0f)
 					score = (double)c->softcap *
@@ -114,15 +130,15 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 				e = exp(score);
 				sum += e;
 				for (size_t d = 0; d < c->head_dim; d++)
-					out[d] += e * (double)k_f16_to_f32(
-							      c->v[p][pos * c->head_dim + d]);
+					out[d] += e * element(c, c->v[p], pos * c->head_dim + d,
+					                      d / KV_GROUP, pos);
 			}
 		for (size_t d = 0; d < c->head_dim && sum > 0.0; d++)
 			worst = fmax(worst, fabs(out[d] / sum -
 			                         (double)(s->acc[i * c->head_dim + d] / s->l[i])));
 	}
-	check(worst < 2e-5, "scalar attn_page: %zu queries of %zu off by %g", c->n_q, c->head_dim,
-	      worst);
+	check(worst < 2e-5, "scalar attn_page: %s, %zu queries of %zu off by %g",
+	      kv_type_name(c->type), c->n_q, c->head_dim, worst);
 }
 
 static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
@@ -138,8 +154,8 @@ static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
 				seen |= 1u << pos;
 		}
 		/* NaN where nothing is stored */
-		memset(c->k[p], 0xff, c->head_dim * KV_PAGE * 2);
-		memset(c->v[p], 0xff, c->head_dim * KV_PAGE * 2);
+		memset(c->k[p], 0xff, kv_part_bytes(c->type, c->head_dim));
+		memset(c->v[p], 0xff, kv_part_bytes(c->type, c->head_dim));
 		for (size_t pos = 0; pos < KV_PAGE; pos++) {
 			if (!(seen & 1u << pos))
 				continue;
@@ -147,17 +163,19 @@ static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
 				kk[d] = rnd_float(-2.0f, 2.0f);
 				vv[d] = rnd_float(-2.0f, 2.0f);
 			}
-			k->kv_store(c->k[p], c->v[p], pos, c->head_dim, kk, vv);
+			k->kv_store[c->type](c->k[p], c->v[p], pos, c->head_dim, kk, vv);
 		}
 	}
 }
 
-static void check_case(size_t n_q, size_t head_dim, float softcap, int ranges)
+static void check_case(enum kv_type type, size_t n_q, size_t head_dim, float softcap, int ranges)
 {
-	struct attn_case c = {
-		.n_q = n_q, .head_dim = head_dim, .ldq = head_dim + 5, .softcap = softcap
-	};
-	const size_t page_bytes = head_dim * KV_PAGE * 2,
+	struct attn_case c = { .type = type,
+		               .n_q = n_q,
+		               .head_dim = head_dim,
+		               .ldq = head_dim + 5,
+		               .softcap = softcap };
+	const size_t page_bytes = kv_part_bytes(type, head_dim),
 		     q_bytes = ((n_q - 1) * c.ldq + head_dim) * 4;
 	struct attn_state want, half_a, half_b;
 
@@ -187,8 +205,8 @@ static void check_case(size_t n_q, size_t head_dim, float softcap, int ranges)
 
 		run(k, &c, &s, 0, PAGES);
 		check(state_equal(&c, &s, &want),
-		      "%s attn_page: %zu queries of %zu, softcap %g, ranges %d", levels[l].name,
-		      n_q, head_dim, (double)softcap, ranges);
+		      "%s attn_page: %s, %zu queries of %zu, softcap %g, ranges %d",
+		      levels[l].name, kv_type_name(type), n_q, head_dim, (double)softcap, ranges);
 		state_free(&c, &s);
 		s = state_new(&c);
 		run(k, &c, &s, 0, 1);
@@ -211,10 +229,10 @@ static void check_case(size_t n_q, size_t head_dim, float softcap, int ranges)
 	guarded_free(c.q, q_bytes);
 }
 
-static void check_kv_store(size_t head_dim)
+static void check_kv_store(enum kv_type type, size_t head_dim)
 {
-	const size_t bytes = head_dim * KV_PAGE * 2;
-	uint16_t *k = guarded_alloc(bytes), *v = guarded_alloc(bytes), *want = calloc(2, bytes);
+	const size_t bytes = kv_part_bytes(type, head_dim);
+	char *k = guarded_alloc(bytes), *v = guarded_alloc(bytes), *want = calloc(2, bytes);
 	float *x = guarded_alloc(2 * head_dim * 4);
 
 	for (size_t i = 0; i < 2 * head_dim; i++) {
@@ -226,14 +244,14 @@ static void check_kv_store(size_t head_dim)
 			x[i] = ldexpf((float)(rnd() & 0xffff), (int)(rnd() % 40) - 40);
 	}
 	for (size_t pos = 0; pos < KV_PAGE; pos += 31)
-		ref.kv_store(want, want + bytes / 2, pos, head_dim, x, x + head_dim);
+		ref.kv_store[type](want, want + bytes, pos, head_dim, x, x + head_dim);
 	for (size_t l = 0; l < n_levels; l++) {
 		memset(k, 0, bytes);
 		memset(v, 0, bytes);
 		for (size_t pos = 0; pos < KV_PAGE; pos += 31)
-			levels[l].k.kv_store(k, v, pos, head_dim, x, x + head_dim);
-		check(memcmp(k, want, bytes) == 0 && memcmp(v, want + bytes / 2, bytes) == 0,
-		      "%s kv_store: head_dim=%zu", levels[l].name, head_dim);
+			levels[l].k.kv_store[type](k, v, pos, head_dim, x, x + head_dim);
+		check(memcmp(k, want, bytes) == 0 && memcmp(v, want + bytes, bytes) == 0,
+		      "%s kv_store: %s head_dim=%zu", levels[l].name, kv_type_name(type), head_dim);
 	}
 	guarded_free(k, bytes);
 	guarded_free(v, bytes);
@@ -241,20 +259,26 @@ static void check_kv_store(size_t head_dim)
 	free(want);
 }
 
-void check_attn(void)
+static void check_type(enum kv_type type)
 {
 	static const size_t queries[] = { 1, 2, 3, 4, 7, 12, 99 },
 			    dims[] = { 16, 48, 64, 128, 256, 512 };
 
 	for (size_t d = 0; d < ARRAY_SIZE(dims); d++) {
 		if (wanted("kv_store"))
-			check_kv_store(dims[d]);
+			check_kv_store(type, dims[d]);
 		for (size_t i = 0; i < ARRAY_SIZE(queries) && wanted("attn_page"); i++) {
 			if (dims[d] * queries[i] > 10000)
 				continue;
 			for (int ranges = 0; ranges < 3; ranges++)
-				check_case(queries[i], dims[d],
+				check_case(type, queries[i], dims[d],
 				           ranges == 0 ? 0.0f : 20.0f * (float)(i & 1), ranges);
 		}
 	}
+}
+
+void check_attn(void)
+{
+	for (unsigned type = 0; type < KV_TYPE_COUNT; type++)
+		check_type(type);
 }

@@ -201,3 +201,32 @@ def test_bad_files():
     assert [m["name"] for m in d.json("ls")] == ["smollm2"]
     assert d.ctl("run", "smollm2", "hi", "-n", "2").code == OK
     return f"{n} refused"
+
+
+def test_kv_types():
+    """Keys and values in fewer bits: answers, less memory for a page, the type in ps, refusals."""
+    with Daemon() as d:
+        d.json("import", model_file("smollm2"))
+        f16 = d.json("estimate", "smollm2", "--ctx", "1024")
+        for kv, most in (("kv8", 0.55),):
+            d.ctl("load", "smollm2", "--kv", kv)
+            assert d.json("ps")[0]["kv"] == kv
+            small = d.json("estimate", "smollm2", "--ctx", "1024", "--kv", kv)
+            assert small["kv_bytes"] < most * f16["kv_bytes"], (small, f16)
+            assert d.json("estimate", "smollm2", "--ctx", "1024") == small, "as it is loaded"
+            a = d.json("run", "smollm2", "--raw", "--temp", "0", "-n", "48", "The capital of France is")
+            b = d.json("run", "smollm2", "--raw", "--temp", "0", "-n", "48", "The capital of France is")
+            assert a["text"] == b["text"] and "Paris" in a["text"], (a, b)
+            row = d.json("ps")[0]
+            assert row["kv"] == kv and row["kv_pages_max"] > 0, row
+        assert b" kv8 " in d.ctl("ps").out
+        # an unused model is loaded again with what is asked for; nothing asked keeps it
+        assert d.json("load", "smollm2")["was_loaded"] is True
+        assert d.json("load", "smollm2", "--kv", "f16")["was_loaded"] is False
+        assert d.json("ps")[0]["kv"] == "f16"
+        d.ctl("load", "smollm2", "--pin")
+        r = expect(d.ctl("load", "smollm2", "--kv", "kv8"), 75)
+        assert b"in use with KV type f16" in r.err, r
+        r = expect(d.ctl("load", "smollm2", "--kv", "tok3"), USAGE)
+        assert b"tok3 is not built" in r.err and b"kv8" in r.err, r
+        assert d.ctl("load", "smollm2", "--kv", "kv9").code == USAGE

@@ -191,8 +191,8 @@ static inline uint64_t budget_of(struct model *m, uint32_t chunk, uint32_t max_s
 	struct engine_model_stats st;
 	struct footprint fp;
 
-	model_footprint(&m->hp, 0, 1, 1, &fp);
-	assert_int_equal(engine_prepare(e, m, NULL), 0);
+	model_footprint(&m->hp, 0, 1, 1, KV_F16, &fp);
+	assert_int_equal(engine_prepare(e, m, KV_F16, NULL), 0);
 	engine_model_stats(e, m, &st);
 	assert_int_equal(st.kv_pages, 0);
 	engine_free(e);

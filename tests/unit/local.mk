@@ -32,7 +32,7 @@ UNIT_TESTS += tests/unit/test-pool
 check_PROGRAMS += tests/unit/test-kv
 tests_unit_test_kv_SOURCES = tests/unit/test-kv.c
 tests_unit_test_kv_CPPFLAGS = $(UNIT_CPPFLAGS)
-tests_unit_test_kv_LDADD = libengine.la libbase.la $(UNIT_LIBS)
+tests_unit_test_kv_LDADD = libengine.la libkernels.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-kv
 
 check_PROGRAMS += tests/unit/test-gguf

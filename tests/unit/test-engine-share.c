@@ -65,7 +65,7 @@ static void test_limit_of_pages(void **state)
 	int32_t t[200];
 
 	(void)state;
-	model_footprint(&m->hp, 0, 1, 1, &fp);
+	model_footprint(&m->hp, 0, 1, 1, KV_F16, &fp);
 	prompt_fill(t, ARRAY_SIZE(t), 1);
 	for (uint32_t i = 0; i < 4; i++) {
 		j[i] = job_new(m, REQUEST_GENERATE, t, 50);

@@ -409,7 +409,7 @@ static void test_two_models(void **state)
 	}
 	engine_stats(e, &before);
 	assert_int_equal(engine_forget(e, a), 0);
-	assert_int_equal(engine_prepare(e, b, NULL), 0);        /* after it, in the same queue */
+	assert_int_equal(engine_prepare(e, b, KV_F16, NULL), 0);        /* after it: one queue */
 	engine_model_stats(e, a, &ms);
 	assert_int_equal(ms.bytes, 0);
 	engine_model_stats(e, b, &ms);
@@ -471,7 +471,7 @@ static void test_refusals(void **state)
 	BAD(READ, 0, -EINVAL, (void)0);
 	BAD(READ, 0, -EINVAL, j->r->max_tokens = 0x7fffffff);
 	/* The budget is the limit: numbers, or a shorter answer. */
-	assert_int_equal(engine_prepare(tight, m, NULL), 0);
+	assert_int_equal(engine_prepare(tight, m, KV_F16, NULL), 0);
 	assert_int_equal(engine_context(tight, m), 96);
 	j = job_new(m, REQUEST_GENERATE, t, 200);
 	assert_int_equal(submit_bad(tight, j, &err), -ENOSPC);

@@ -54,9 +54,11 @@ static struct model *load(const struct ggufgen_tiny *t, int *ret_fd)
 	return m;
 }
 
+static enum kv_type kv_type;            /* of the pages of the test at hand */
+
 static struct kv_pool *kv_for(const struct model *m)
 {
-	const struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim };
+	const struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim, kv_type };
 	struct kv_pool *kv = NULL;
 
 	assert_int_equal(kv_pool_new(&kv, &shape, 256), 0);
@@ -438,6 +440,23 @@ static void test_chunks_and_threads_change_no_bit(void **state)
 		check_same_bits(&t, PATH_DECODE);
 		check_same_bits(&t, PATH_PROMPT);
 	}
+}
+
+/* Keys and values in few bits: near the reference, and as steady as F16. */
+static void test_kv_types(void **state)
+{
+	static const double bounds[KV_TYPE_COUNT] = { [KV_F16] = 1e-4, [KV_KV8] = 0.05 };
+
+	(void)state;
+	for (unsigned type = 0; type < KV_TYPE_COUNT; type++) {
+		kv_type = (enum kv_type)type;
+		for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+			check_reference(&families[i], N_TOKENS, PATH_DECODE, bounds[type]);
+			if (kv_type != KV_F16)
+				check_same_bits(&families[i], PATH_DECODE);
+		}
+	}
+	kv_type = KV_F16;
 }
 
 /* ---- packed or in place ---- */
@@ -834,6 +853,7 @@ int main(void)
 		cmocka_unit_test(test_reference_f32),
 		cmocka_unit_test(test_reference_quantized),
 		cmocka_unit_test(test_chunks_and_threads_change_no_bit),
+		cmocka_unit_test(test_kv_types),
 		cmocka_unit_test(test_packing_changes_no_bit),
 		cmocka_unit_test(test_neighbours_change_no_bit),
 		cmocka_unit_test(test_cancel_inside_a_step),

@@ -17,7 +17,6 @@
 #include "model/model.h"
 #include "tests/lib/ggufgen.h"
 
-_Static_assert((int)MODEL_KV_PAGE == (int)KV_PAGE, "one page size");
 
 static struct model *accept(struct ggufgen *g)
 {
@@ -106,7 +105,7 @@ static void test_llama(void **state)
 	assert_int_equal(m->n_bytes, m->bytes_per_token - 68);
 	assert_non_null(m->jinja);
 	assert_null(m->jinja_error);
-	model_footprint(&m->hp, m->n_bytes, 10, 2, &fp);
+	model_footprint(&m->hp, m->n_bytes, 10, 2, KV_F16, &fp);
 	assert_int_equal(fp.weights, m->n_bytes);
 	assert_int_equal(fp.kv_per_token, 3 * 2 * 2 * 16 * 2);
 	assert_int_equal(fp.kv_page, fp.kv_per_token * KV_PAGE);

@@ -219,7 +219,7 @@ static struct engine_model_stats pages(struct engine *e, struct model *m)
 {
 	struct engine_model_stats ms;
 
-	assert_int_equal(engine_prepare(e, m, NULL), 0);
+	assert_int_equal(engine_prepare(e, m, KV_F16, NULL), 0);
 	engine_model_stats(e, m, &ms);
 	return ms;
 }
@@ -489,7 +489,7 @@ static void test_charges(void **state)
 	int32_t t[100];
 
 	(void)state;
-	model_footprint(&m->hp, 0, 1, 1, &fp);
+	model_footprint(&m->hp, 0, 1, 1, KV_F16, &fp);
 	prompt_fill(t, 100, 8);
 	j[0] = ask(m, t, 100, 1);
 	run(e, j[0]);
