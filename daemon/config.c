@@ -139,7 +139,9 @@ static int on_pair(void *user, const char *section, const char *name, const char
 		if (strcmp(key->section, section) != 0 || strcmp(key->name, name) != 0)
 			continue;
 		p->r = sbuf_printf(&source, "%s:%u", p->path, p->line);
-		if (p->r == 0)
+		if (p->r < 0)
+			err_set(p->err, p->r, "out of memory");
+		else
 			p->r = set_value(p->c, key, value ? value : "", source.p, p->err);
 		return p->r == 0;
 	}
@@ -192,8 +194,8 @@ static int load_dir(struct config *c, const char *file, struct err *err)
 	for (int i = 0; i < n; i++) {
 		_cleanup_(sbuf_deinit) struct sbuf path = { 0 };
 
-		if (r == 0)
-			r = sbuf_printf(&path, "%s/%s", dir.p, names[i]->d_name);
+		if (r == 0 && sbuf_printf(&path, "%s/%s", dir.p, names[i]->d_name) < 0)
+			r = err_set(err, -ENOMEM, "out of memory");
 		if (r == 0)
 			r = load_file(c, path.p, true, err);
 		free(names[i]);

@@ -136,8 +136,8 @@ static void fill(struct job_record *r, struct reader *rd)
 	snprintf(r->checksum, sizeof(r->checksum), "%s",
 	         text(rd, "checksum", sizeof(r->checksum) - 1));
 	log = text(rd, "log", JOB_LOG_MAX);
-	if (rd->r == 0)
-		rd->r = sbuf_append(&r->log, log, strlen(log));
+	if (rd->r == 0 && sbuf_append(&r->log, log, strlen(log)) < 0)
+		rd->r = err_set(rd->err, -ENOMEM, "out of memory");
 }
 
 int job_record_parse(struct job_record *ret, const char *p, size_t n, struct err *err)
