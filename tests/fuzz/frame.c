@@ -1,7 +1,8 @@
 /* frame - a script of datagrams, [descriptors 1][length 2][bytes] each, sent by a client that has
  * said Hello (first byte odd: that has not) to a whole daemon in this process; first, each of them
- * goes through frame_parse in every direction. The daemon must still answer, and when the client
- * has hung up all its requests must end. */
+ * goes through frame_parse in every direction, and what is accepted is sent on by frame_send and
+ * must arrive as it left, large arguments and descriptors with it. The daemon must still answer,
+ * and when the client has hung up all its requests must end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -19,7 +20,7 @@
 const char fuzz_name[] = "frame";
 enum { FRAMES_MAX = 24, WAIT_MS = 30000, TIDY_EVERY = 64, FD_KINDS = 6 };
 
-static int control = -1;
+static int control = -1, pair[2] = { -1, -1 };
 static uint32_t control_id = 10;
 /* what the input asked for, that lasts beyond its connection */
 static bool kicked, limited;
@@ -51,6 +52,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	inproc_start(false);
 	atexit(remove_files);
+	FUZZ_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "no pair");
 	control = inproc_join(WAIT_MS);
 	FUZZ_CHECK(control >= 0, "no connection");
 	FUZZ_CHECK(inproc_import(control, ++control_id, "tiny", WAIT_MS) == 0, "import");
@@ -166,6 +168,111 @@ static int make_fd(unsigned kind)
 	}
 }
 
+/* --- sending ---------------------------------------------------------------------------------- */
+
+/* Through the pair: what comes out is what went in. */
+static void relay(const Qllm__Frame *frame, const struct frame_fds *fds, enum msg_dir dir,
+                  struct frame_in *ret)
+{
+	static uint8_t buf[FRAME_MAX + 1];
+	struct err err = { 0 };
+	uint8_t *sent, *got;
+	size_t n_sent, n_got;
+	int r = frame_send(pair[0], frame, fds, MSG_DONTWAIT);
+
+	FUZZ_CHECK(r == 0, "frame_send: %s", strerror(-r));
+	r = frame_recv(ret, pair[1], dir, MSG_DONTWAIT, buf, &err);
+	FUZZ_CHECK(r == 0, "%d %s", r, err.text);
+	FUZZ_CHECK(ret->fds.n == fds->n, "%u descriptors of %u", ret->fds.n, fds->n);
+	FUZZ_CHECK(frame_pack(frame, &sent, &n_sent) == 0 &&
+	                   frame_pack(ret->frame, &got, &n_got) == 0, "it cannot be packed");
+	FUZZ_CHECK(n_sent == n_got && memcmp(sent, got, n_sent) == 0, "%s changed",
+	           ret->info->name);
+	mem_free(sent);
+	mem_free(got);
+}
+
+/* What was accepted goes on, with as many descriptors as are due. */
+static void send_on(const struct frame_in *f, enum msg_dir dir, size_t n)
+{
+	struct frame_fds fds = { .n = 0 };
+	struct frame_in got;
+
+	if (n > f->info->size_max)
+		return;
+	while (fds.n < f->info->fds_min)
+		FUZZ_CHECK(frame_fds_add(&fds, make_fd(fds.n)) == 0, "no room");
+	relay(f->frame, &fds, dir, &got);
+	inproc_done(&got);
+	frame_fds_deinit(&fds);
+}
+
+/* The bytes as an argument, within the frame or beside it, and more of them than a frame has
+ * descriptors for. */
+static void send_blobs(const uint8_t *p, size_t n)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Tokenize ask = QLLM__TOKENIZE__INIT;
+	Qllm__Blob blob = QLLM__BLOB__INIT, more = QLLM__BLOB__INIT;
+	struct frame_fds fds = { .inlined = n % 2 ? FRAME_INLINE_MAX : 0 };
+	struct err err = { 0 };
+	struct frame_in got;
+	char *text;
+	size_t n_text;
+	int r;
+
+	FUZZ_CHECK(blob_put(&blob, p, n, &fds) == 0, "blob_put");
+	frame.body_case = QLLM__FRAME__BODY_TOKENIZE;
+	frame.tokenize = &ask;
+	ask.text = &blob;
+	relay(&frame, &fds, MSG_TO_DAEMON, &got);
+	r = blob_get(got.frame->tokenize->text, &got, n, &text, &n_text, &err);
+	FUZZ_CHECK(r == 0, "blob_get: %s", err.text);
+	FUZZ_CHECK(n_text == n && text[n] == 0 && (n == 0 || memcmp(text, p, n) == 0),
+	           "the argument changed");
+	mem_free(text);
+	if (n > 0)
+		FUZZ_CHECK(blob_get(got.frame->tokenize->text, &got, n - 1, &text, &n_text,
+		                    &err) == -E2BIG, "longer than allowed");
+	inproc_done(&got);
+	fds.inlined = FRAME_INLINE_MAX;
+	while ((r = blob_put(&more, "more", 4, &fds)) == 0)
+		;
+	FUZZ_CHECK(r == -E2BIG && fds.n == FRAME_FDS_MAX, "%d, %u descriptors", r, fds.n);
+	frame_fds_deinit(&fds);
+}
+
+/* A descriptor of any kind that claims to hold n bytes: refused with a sentence, or read whole. */
+static void send_false_blob(size_t n, unsigned kind)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Tokenize ask = QLLM__TOKENIZE__INIT;
+	Qllm__Blob blob = QLLM__BLOB__INIT;
+	struct frame_fds fds = { .n = 0 };
+	struct err err = { 0 };
+	struct frame_in got;
+	char *text;
+	size_t n_text;
+	int r;
+
+	FUZZ_CHECK(frame_fds_add(&fds, make_fd(kind)) == 0, "no room");
+	blob.has_size = blob.has_fd = true;
+	blob.size = n;
+	frame.body_case = QLLM__FRAME__BODY_TOKENIZE;
+	frame.tokenize = &ask;
+	ask.text = &blob;
+	relay(&frame, &fds, MSG_TO_DAEMON, &got);
+	r = blob_get(got.frame->tokenize->text, &got, FRAME_MAX, &text, &n_text, &err);
+	FUZZ_CHECK(r == 0 || (r == -EPROTO && err.text[0]), "%d %s", r, err.text);
+	FUZZ_CHECK(r != 0 || (n_text == n && text[n] == 0), "%zu bytes", n_text);
+	if (r == 0)
+		mem_free(text);
+	inproc_done(&got);
+	frame_fds_deinit(&fds);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
 static void parse_alone(const uint8_t *p, size_t n)
 {
 	static const enum msg_dir dirs[] = { MSG_TO_DAEMON, MSG_TO_CLIENT, MSG_TO_WORKER,
@@ -184,8 +291,13 @@ static void parse_alone(const uint8_t *p, size_t n)
 			continue;
 		kicked |= f.frame->body_case == QLLM__FRAME__BODY_KICK;
 		limited |= f.frame->body_case == QLLM__FRAME__BODY_LIMIT;
-		if (frame_pack(f.frame, &again, &n_again) == 0)
+		r = frame_pack(f.frame, &again, &n_again);
+		FUZZ_CHECK(r == 0 || r == -EMSGSIZE, "%s", strerror(-r));
+		if (r == 0) {
 			mem_free(again);
+			if (f.info && f.info->fds_min == 0)
+				send_on(&f, dirs[i], n_again);
+		}
 		inproc_done(&f);
 	}
 }
@@ -201,6 +313,8 @@ static void send_script(int sock, struct fuzz_in *in)
 		n |= (size_t)fuzz_u8(in) << 8;
 		n = MIN(n, in->n);
 		parse_alone(in->p, n);
+		send_blobs(in->p, n);
+		send_false_blob(n, what);
 		for (unsigned k = 0; k < n_fds; k++)
 			fds[k] = make_fd(what / 5 + k);
 		(void)fd_sendmsg(sock, in->p, n, fds, n_fds, MSG_DONTWAIT);

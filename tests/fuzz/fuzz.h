@@ -28,6 +28,16 @@ size_t LLVMFuzzerMutate(uint8_t *p, size_t n, size_t max) __attribute__((weak));
 		}                                                                                  \
 	} while (0)
 
+/* A number that differs from input to input: which of many allocations is to fail, say. */
+static inline uint32_t fuzz_mix(const uint8_t *p, size_t n)
+{
+	uint32_t h = 2166136261u;
+
+	for (size_t i = 0; i < n; i++)
+		h = (h ^ p[i]) * 16777619u;
+	return h ^ h >> 15;
+}
+
 /* Bytes of an input, taken one after the other; zeros once they are used up. */
 struct fuzz_in {
 	const uint8_t *p;

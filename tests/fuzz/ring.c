@@ -3,6 +3,7 @@
  * scribbles on. Every byte that the reader hands out is touched, and both sides must hold to
  * their invariants whatever the peer says. */
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include "base/fd.h"
@@ -83,6 +84,48 @@ static struct qllm *client(struct ring_reader *ring)
 	return q;
 }
 
+/* The same file, but opened otherwise. */
+static int reopened(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
+/* Welcome came with descriptors that are no ring's: no reader, and a sentence. */
+static void reader_refused(int out, int page, unsigned how)
+{
+	struct ring_reader *r = NULL;
+	struct err err = { 0 };
+	int fds[2], other = -1, code;
+
+	switch (how % 4) {
+	case 0:                         /* cannot be read */
+		other = reopened(out, O_WRONLY);
+		code = ring_reader_new(&r, other, page, SIZE, &err);
+		break;
+	case 1:                         /* cannot be written */
+		other = reopened(page, O_RDONLY);
+		code = ring_reader_new(&r, out, other, SIZE, &err);
+		break;
+	case 2:
+		FUZZ_CHECK(pipe2(fds, O_CLOEXEC) == 0, "pipe");
+		code = ring_reader_new(&r, fds[0], fds[1], SIZE, &err);
+		close(fds[0]);
+		close(fds[1]);
+		break;
+	default:
+		mem_fault_arm(0, false);
+		code = ring_reader_new(&r, out, page, SIZE, &err);
+		FUZZ_CHECK(mem_fault_fired() && code == -ENOMEM, "%d", code);
+		return;
+	}
+	FUZZ_CHECK(code < 0 && err.text[0], "%d", code);
+	if (other >= 0)
+		close(other);
+}
+
 static void reader(struct fuzz_in *in)
 {
 	int out = fd_memfd("out", PAGE + SIZE), page = fd_memfd("in", PAGE);
@@ -93,6 +136,12 @@ static void reader(struct fuzz_in *in)
 	uint8_t odd = fuzz_u8(in);
 
 	FUZZ_CHECK(out >= 0 && page >= 0, "no memfd");
+	if (odd >= 240 && odd < 250) {
+		reader_refused(out, page, odd);
+		close(out);
+		close(page);
+		return;
+	}
 	if (odd >= 250) {       /* Welcome lies about the size */
 		size = number(in, 0);
 		if (ring_reader_new(&r, out, page, size, NULL) < 0) {
@@ -151,6 +200,24 @@ static void reader(struct fuzz_in *in)
 
 /* --- the writer against a hostile client ------------------------------------------------------ */
 
+/* A size that the configuration lets through by mistake, and no memory. */
+static void writer_refused(struct fuzz_in *in)
+{
+	const uint64_t size = number(in, 0);
+	struct ring_writer *w = NULL;
+	int out = -1, page = -1, r;
+	const bool fits = size >= PAGE && (size & (size - 1)) == 0;
+
+	mem_fault_arm(0, false);
+	r = ring_writer_new(&w, SIZE, &out, &page);
+	FUZZ_CHECK(mem_fault_fired() && r == -ENOMEM, "%d", r);
+	if (fits)
+		return;
+	FUZZ_CHECK(ring_writer_new(&w, size, &out, &page) == -EINVAL, "%llu",
+	           (unsigned long long)size);
+	FUZZ_CHECK(!w && out < 0 && page < 0, "something was made");
+}
+
 static void writer(struct fuzz_in *in)
 {
 	static uint8_t body[SIZE];
@@ -179,6 +246,8 @@ static void writer(struct fuzz_in *in)
 		case 2:
 			parts[0].iov_len = fuzz_u8(in);
 			parts[1].iov_len = fuzz_u32(in) % (SIZE + 1);
+			if (parts[0].iov_len == 255)    /* lengths that no sum can hold */
+				parts[1].iov_len = SIZE_MAX - parts[1].iov_len % 255;
 			room = ring_writer_free_bytes(w);
 			r = ring_writer_put(w, RING_TOKEN, 1, parts, 2);
 			after = ring_writer_free_bytes(w);
@@ -210,8 +279,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
 	struct fuzz_in in = { p, n };
 
-	if (fuzz_u8(&in) & 1)
+	uint8_t side = fuzz_u8(&in);
+
+	if (side & 1)
 		reader(&in);
+	else if (side >= 250)
+		writer_refused(&in);
 	else
 		writer(&in);
 	return 0;
