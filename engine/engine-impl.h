@@ -27,7 +27,7 @@ struct lane {
 	uint32_t n_requests;            /* admitted and waiting */
 	bool read_turn, forget, poisoned;
 	struct pace pace;
-	uint32_t guess_trials;          /* steps whose guesses did not seem to pay */
+	uint32_t guess_turn;            /* steps of one sequence that could guess */
 	/* time that prompts may take beside other uids' decode rows; below 0: has to be earned */
 	double prompt_credit_s;
 	/* what a step of the rows of the uid with the fewest takes, as of the last step; 0 = no

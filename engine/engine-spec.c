@@ -25,14 +25,13 @@ enum {
 	LAG_MOST = 16,
 	/* prompt tokens of a draft model a step, where others wait for it */
 	CATCH_UP_SHARED = 32,
-	/* of steps with a guess, and with that many */
-	TRIAL_EVERY = 8,
-	TRIAL = 4,
+	VARY_EVERY = 8,                 /* steps with a guess */
 };
+static const uint32_t SURE_FEW = 2;
 /* chances and costs are estimates: guesses have to make a step that much better */
 static const double MARGIN = 1.05;
 static const double CHANCE_LEAST = 0.05;
-static const double TRIAL_CHANCE = 0.8;
+static const double SURE = 0.8;
 
 /* === Draft models === */
 void engine_draft_end(struct request_state *s)
@@ -244,16 +243,24 @@ static struct request_state *next_guesser(const struct engine *e, uint32_t n)
 	return best;
 }
 
-/* A cost that was learnt wrong, or has changed, shows only if rows are tried: now and then one
- * sequence alone tries a few that are nearly sure to hold. */
-static uint32_t trial(struct engine *e, struct lane *l, uint32_t n)
+/* What a number of rows costs shows only if it is tried. So with one sequence each number below
+ * the best is tried once, and then now and then; and where none seems to pay, a few guesses that
+ * are nearly sure to hold. n: how many seem best of `most`. */
+static uint32_t vary(struct engine *e, struct lane *l, uint32_t n, uint32_t most)
 {
 	const struct request_state *s = e->rows[0];
+	bool turn;
 
-	if (n > 1 || s->guess_most == 0 || ++l->guess_trials % TRIAL_EVERY ||
-	    spec_chance(s->spec, s->guess_match, 0) < TRIAL_CHANCE)
-		return 0;
-	return TRIAL;
+	if (s->guess_most == 0)
+		return n;
+	turn = ++l->guess_turn % VARY_EVERY == 0;
+	if (n == 0)
+		return turn && spec_chance(s->spec, s->guess_match, 0) >= SURE ? MIN(SURE_FEW, most)
+		                                                               : 0;
+	for (uint32_t k = 1; k < n; k++)
+		if (!pace_step_known(&l->pace, 1 + k))
+			return k;
+	return turn ? 1 + l->guess_turn / VARY_EVERY % n : n;
 }
 
 /* Take the guesses of the n sequences in engine.rows that are worth their time, `most` at most:
@@ -285,8 +292,8 @@ static void take_guesses(struct engine *e, struct lane *l, uint32_t n, uint32_t 
 			n_best = n_taken;
 		}
 	}
-	if (n_best == 0)
-		n_best = MIN(trial(e, l, n), n_taken);
+	if (n == 1 && !always)
+		n_best = vary(e, l, n_best, n_taken);
 	while (n_taken > n_best) {
 		struct request_state *s = taken[--n_taken];
 

@@ -62,6 +62,11 @@ double pace_budget(const struct pace *p, double target_s)
 	return p->unit_s > 0 ? MAX(target_s - p->base_s, p->base_s) / p->unit_s : 0;
 }
 
+bool pace_step_known(const struct pace *p, uint32_t rows)
+{
+	return rows <= PACE_ROWS && p->step_s[rows] > 0;
+}
+
 double pace_step_s(const struct pace *p, uint32_t rows)
 {
 	uint32_t lo = 0, hi = 0;

@@ -5,6 +5,7 @@
  * prompt rows: reading the weights, decode rows) and unit are measured. Threads: the engine thread
  * only. */
 #pragma once
+#include <stdbool.h>
 #include "model/model.h"
 
 enum { PACE_ROWS = 32 };
@@ -35,6 +36,7 @@ void pace_learn_rows(struct pace *p, uint32_t rows, double seconds);
  * about that many, since kernels do several rows at once and the cost grows by leaps. 0 when no
  * step was measured yet. */
 double pace_step_s(const struct pace *p, uint32_t rows);
+bool pace_step_known(const struct pace *p, uint32_t rows);      /* by a step of just that many */
 /* What such a step takes, in seconds; 0 when none was measured yet. */
 double pace_rows_s(const struct pace *p, uint32_t rows);
 /* How many decode rows a step may have that is to take target_s; UINT32_MAX when not measured. */
