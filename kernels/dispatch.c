@@ -35,6 +35,14 @@ static bool have_avx2(void)
 	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
+static bool have_avxvnni(void)
+{
+	enum { AVX_VNNI = 1 << 4 };
+	uint32_t a, b, c, d;
+
+	return have_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX_VNNI);
+}
+
 static bool have_avx512(void)
 {
 	const uint32_t leaf7b = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
@@ -60,6 +68,7 @@ static const struct level {
 	{ "scalar", have_scalar, kernels_fill_scalar },
 #ifdef __x86_64__
 	{ "avx2", have_avx2, kernels_fill_avx2 },
+	{ "avxvnni", have_avxvnni, kernels_fill_avxvnni },
 	{ "avx512", have_avx512, kernels_fill_avx512 },
 #endif
 };
@@ -83,6 +92,11 @@ void kernels_fill_avx2(struct kernels *k)
 	avx2_fill_attn(k);
 }
 
+void kernels_fill_avxvnni(struct kernels *k)
+{
+	avxvnni_fill_packed(k);
+}
+
 void kernels_fill_avx512(struct kernels *k)
 {
 	avx512_fill_mm(k);
@@ -96,7 +110,7 @@ void kernels_fill_avx512(struct kernels *k)
 /* A comma list to a bit set of levels. Words that name a level of another machine are known too. */
 static int parse_mask(const char *spec, uint32_t *ret)
 {
-	static const char *const words[] = { "scalar", "avx2", "avx512" };
+	static const char *const words[] = { "scalar", "avx2", "avxvnni", "avx512" };
 	uint32_t mask = 0;
 
 	if (!spec || *spec == '\0') {
@@ -157,7 +171,11 @@ int kernels_init_level(struct kernels *k, const char *level)
 const char *kernels_levels(void)
 {
 #ifdef __x86_64__
-	return have_avx512() ? "scalar avx2 avx512" : have_avx2() ? "scalar avx2" : "scalar";
+	const bool vnni = have_avxvnni();
+
+	if (have_avx512())
+		return vnni ? "scalar avx2 avxvnni avx512" : "scalar avx2 avx512";
+	return vnni ? "scalar avx2 avxvnni" : have_avx2() ? "scalar avx2" : "scalar";
 #else
 	return "scalar";
 #endif

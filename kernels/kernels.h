@@ -86,7 +86,7 @@ struct attn_page_args {
 };
 
 struct kernels {
-	const char *level;              /* "scalar", "avx2", "avx512" */
+	const char *level;              /* "scalar", "avx2", "avxvnni", "avx512" */
 	mm_fn mm[QTYPE_COUNT];          /* NULL where qtype_table says QACT_NONE */
 	const char *mm_level[QTYPE_COUNT];
 	/* The same product, to the same bytes, with a packed tensor (kernels/pack.h): w is its

@@ -15,13 +15,15 @@ libkernels_base_la_CFLAGS = $(AM_CFLAGS)
 # access, and tests/kernels shows their memory safety otherwise, with every operand against a guard page.
 # The scalar level, which does the same work in plain C, keeps the sanitizers.
 if ARCH_X86_64
-noinst_LTLIBRARIES += libkernels-avx2.la libkernels-avx512.la
-libkernels_la_LIBADD += libkernels-avx2.la libkernels-avx512.la
+noinst_LTLIBRARIES += libkernels-avx2.la libkernels-avxvnni.la libkernels-avx512.la
+libkernels_la_LIBADD += libkernels-avx2.la libkernels-avxvnni.la libkernels-avx512.la
 libkernels_avx2_la_SOURCES = \
 	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/dequant.c kernels/avx2/elem.c kernels/avx2/float.c \
-	kernels/avx2/mm.c kernels/avx2/mm-decode.h kernels/avx2/mm-panel.h kernels/avx2/packed.c kernels/avx2/r16.h \
+	kernels/avx2/mm.c kernels/avx2/mm-decode.h kernels/avx2/mm-panel.h kernels/avx2/packed.c kernels/avx2/packed.h kernels/avx2/r16.h \
 	kernels/avx2/vec.h
 libkernels_avx2_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c
+libkernels_avxvnni_la_SOURCES = kernels/avxvnni/packed.c
+libkernels_avxvnni_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c -mavxvnni
 libkernels_avx512_la_SOURCES = \
 	kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/float.c kernels/avx512/mm.c \
 	kernels/avx512/packed.c kernels/avx512/vec.h

@@ -6,15 +6,15 @@
 #include <stdint.h>
 #include "kernels/kernels.h"
 
-/* A level under test: the machine's own, or AVX-512 run through SIMDe where the machine lacks
- * it. */
+/* A level under test: the machine's own, or AVX-VNNI or AVX-512 run through SIMDe where the
+ * machine lacks it. */
 struct level_under_test {
-	const char *name;       /* "avx2", "avx512", "avx512-emulated" */
+	const char *name;       /* "avx2", "avxvnni", "avx512", "avx512-emulated", ... */
 	struct kernels k;
 	bool slow;              /* emulated: fewer shapes */
 };
 extern struct kernels ref;              /* scalar */
-extern struct level_under_test levels[3];
+extern struct level_under_test levels[5];
 extern size_t n_levels;
 
 uint32_t rnd(void);
@@ -46,4 +46,6 @@ void bench_all(void);
 void fill_row(void *row, enum qtype type, size_t n_in, int codes, int factor);
 #ifdef QLLM_TEST_EMULATE
 void emulated_fill_avx512(struct kernels *k);
+/* AVX-VNNI over what AVX2 has filled. */
+void emulated_fill_vnni(struct kernels *k);
 #endif

@@ -14,7 +14,7 @@
 #include "base/num.h"
 
 struct kernels ref;
-struct level_under_test levels[3];
+struct level_under_test levels[5];
 size_t n_levels;
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
@@ -113,6 +113,10 @@ static void find_levels(bool bench)
 		add_level("avx2", "avx2");
 	else
 		n_skipped++;
+	if (strstr(kernels_levels(), "avxvnni"))
+		add_level("avxvnni", "avxvnni");
+	else
+		n_skipped++;
 	if (strstr(kernels_levels(), "avx512"))
 		add_level("avx512", "avx512");
 	else
@@ -122,6 +126,9 @@ static void find_levels(bool bench)
 		add_level("avx512-emulated", "avx2");
 		levels[n_levels - 1].slow = true;
 		emulated_fill_avx512(&levels[n_levels - 1].k);
+		add_level("avxvnni-emulated", "avx2");
+		levels[n_levels - 1].slow = true;
+		emulated_fill_vnni(&levels[n_levels - 1].k);
 		return;
 	}
 #endif

@@ -13,7 +13,7 @@ check_LTLIBRARIES += libemulated512.la
 libemulated512_la_SOURCES = \
 	tests/kernels/emulated.c tests/kernels/emulated-attn.c tests/kernels/emulated-elem.c \
 	tests/kernels/emulated-float.c tests/kernels/emulated-mm.c tests/kernels/emulated-packed.c \
-	tests/kernels/simde512.h
+	tests/kernels/emulated-vnni.c tests/kernels/simde512.h
 libemulated512_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_TEST_EMULATE=1
 # No sanitizers, as in kernels/local.mk.
 libemulated512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi

@@ -1,6 +1,6 @@
 /* simde512 - the switch under which the AVX-512 sources are compiled a second time, in terms of
- * AVX2 (SIMDe), so that machines without AVX-512 check its arithmetic too. The fills get names of
- * their own. */
+ * AVX2 (SIMDe), so that machines without AVX-512 (or AVX-VNNI) check its arithmetic too. The fills
+ * get names of their own. */
 #pragma once
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wall"
@@ -11,6 +11,7 @@
 #include <simde/x86/fma.h>
 #pragma GCC diagnostic pop
 
+#define avxvnni_fill_packed emulated_fill_vnni
 #define avx512_fill_mm emulated_fill_mm
 #define avx512_fill_packed emulated_fill_packed
 #define avx512_fill_float emulated_fill_float
@@ -98,7 +99,9 @@ static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum
 }
 #undef _mm256_dpbusd_epi32
 #undef _mm512_dpbusd_epi32
+#undef _mm256_dpbusd_avx_epi32
 #define _mm256_dpbusd_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
+#define _mm256_dpbusd_avx_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
 #define _mm512_dpbusd_epi32(sum, u, s) emulated_dpbusd_512(sum, u, s)
 #define _mm512_cvtepi32_ps(v) emulated_cvtepi32_ps(v)
 #define _mm512_cvtepi8_epi32(v) emulated_cvtepi8_epi32(v)
