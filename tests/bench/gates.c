@@ -99,25 +99,26 @@ static void gate_mm(struct gates *g, enum qtype type, bool packed, size_t n_tok)
 	gate_end();
 }
 
-static void gate_attn(struct gates *g, size_t n_q)
+static void gate_attn(struct gates *g, enum kv_type type, size_t n_q)
 {
 	float m[BATCH * GROUP], l[BATCH * GROUP];
 	uint8_t lo[BATCH * GROUP], hi[BATCH * GROUP];
-	uint16_t *page = memory((size_t)2 * HEAD_DIM * KV_PAGE * sizeof(*page));
+	const size_t part = kv_part_bytes(type, HEAD_DIM);
+	char *page = memory(2 * part);
 	struct attn_page_args a = {
 		.q = g->x,
 		.ldq = HEAD_DIM,
 		.n_q = n_q,
 		.head_dim = HEAD_DIM,
+		.type = type,
 		.k = page,
-		.v = page + HEAD_DIM * KV_PAGE,
+		.v = page + part,
 		.lo = lo,
 		.hi = hi,
 		.scale = 0.125f,
 		.m = m,
 		.l = l,
 		.acc = g->y,
-		.scratch = g->scratch,
 	};
 
 	for (size_t i = 0; i < n_q; i++) {
@@ -127,9 +128,8 @@ static void gate_attn(struct gates *g, size_t n_q)
 		hi[i] = KV_PAGE;
 	}
 	for (size_t pos = 0; pos < KV_PAGE; pos++)
-		g->k.kv_store(page, page + HEAD_DIM * KV_PAGE, pos, HEAD_DIM, g->x + pos,
-		              g->x + pos + 1);
-	printf("attn_page f16 %zu\n", n_q);
+		g->k.kv_store[type](page, page + part, pos, HEAD_DIM, g->x + pos, g->x + pos + 1);
+	printf("attn_page %s %zu\n", kv_type_name(type), n_q);
 	gate_begin();
 	g->k.attn_page(&a);
 	gate_end();
@@ -149,8 +149,10 @@ static void run(struct gates *g)
 	gate_begin();
 	g->k.rms_norm(g->y, g->x, g->w, N_IN, 1e-5f);
 	gate_end();
-	gate_attn(g, GROUP);
-	gate_attn(g, (size_t)BATCH * GROUP);
+	for (unsigned type = 0; type < KV_TYPE_COUNT; type++) {
+		gate_attn(g, (enum kv_type)type, GROUP);
+		gate_attn(g, (enum kv_type)type, (size_t)BATCH * GROUP);
+	}
 	g->k.actq(&g->q, g->x, N_IN, 0, BATCH);
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
 		gate_mm(g, types[i], false, 1);
