@@ -315,6 +315,7 @@ void call_submit(struct call *c, struct request *r, call_then_fn then)
 	}
 	r->uid = c->user->uid;
 	r->kv_max = user_limit(c->user, LIMIT_KV);
+	r->share = models_share_prompts(c->entry[0]);
 	r->client = c->conn ? c->conn->number : 0;
 	r->sink = stream_sink;
 	r->user = c;

@@ -87,6 +87,11 @@ const struct config_key config_table[] = {
 	  "After SIGTERM running requests get so long to end." },
 	{ "models", "idle_seconds", CONFIG_U64, AT(idle_seconds), "300", 1, 31536000, true,
 	  "A model that nobody used for so long is unloaded unless pinned." },
+	{ "models", "share_prompts", CONFIG_STR, AT(share_prompts), "", .reload = true,
+	  .help = "Names of models (patterns as in a shell, with spaces between them; * for all) "
+	          "whose users take the beginnings of their prompts from each other's memory: "
+	          "faster where all have the same one, but the time to a first token then tells "
+	          "one user what another has asked. Default: only prompts of the same user." },
 	{ "jobs", "worker_socket", CONFIG_STR, AT(worker_socket), "",
 	  .help = "Where workers are asked for. Default: qllm-worker/worker.sock below /run (a "
 	          "user's daemon: $XDG_RUNTIME_DIR) where systemd runs the daemon and the socket "

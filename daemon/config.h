@@ -25,7 +25,7 @@ struct config {
 	uint64_t max_connections, max_queued, max_fds, max_ring_bytes, max_prompt_bytes, max_tokens;
 	uint64_t max_intake, max_jobs;
 	uint64_t idle_seconds, drain_seconds, stall_seconds;
-	char *worker_socket, *worker_path;
+	char *worker_socket, *worker_path, *share_prompts;
 	uint64_t max_running, kept_per_uid, retry_seconds;
 };
 enum config_type { CONFIG_STR, CONFIG_U64, CONFIG_BYTES };

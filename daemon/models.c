@@ -6,6 +6,7 @@
  * 3. The load itself touches only its struct load and the entry's constant meta. */
 #include "daemon/models.h"
 #include <errno.h>
+#include <fnmatch.h>
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -226,6 +227,26 @@ bool models_look(struct entry *e)
 void models_acquire(struct entry *e)
 {
 	e->users++;
+}
+
+bool models_share_prompts(const struct entry *e)
+{
+	const char *at = e->models->d->config->share_prompts;
+	char pattern[256];
+
+	while (*(at += strspn(at, " \t"))) {
+		size_t n = strcspn(at, " \t");
+
+		/* what is longer fits no name */
+		if (n < sizeof(pattern)) {
+			memcpy(pattern, at, n);
+			pattern[n] = 0;
+			if (fnmatch(pattern, e->meta.name, 0) == 0)
+				return true;
+		}
+		at += n;
+	}
+	return false;
 }
 
 void models_say(const struct entry *e, enum log_level level, const char *id, const char *format,

@@ -43,6 +43,8 @@ struct list *models_list(struct models *m);     /* struct entry.link */
  * message is for owners and admins only: msg.c). */
 struct entry *models_find(struct call *c, const char *name);
 bool models_visible(const struct entry *e, uid_t uid, bool admin);
+/* Do users of the model take prompts from each other (models.share_prompts)? */
+bool models_share_prompts(const struct entry *e);
 bool models_may_change(const struct entry *e, const struct call *c);
 /* A new entry in state IMPORTING; takes name and path of *meta over on success. -EEXIST,
  * -ENOMEM. */
