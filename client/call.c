@@ -187,6 +187,22 @@ int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_what what, q
 	return submit_plain(q, &frame, fn, user);
 }
 
+int64_t qllm_export(struct qllm *q, const char *model, int fd, qllm_event_fn fn, void *user)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__Export m = QLLM__EXPORT__INIT;
+	struct frame_fds fds = { 0 };
+	int own = dup(fd), r = own < 0 ? -errno : frame_fds_add(&fds, own);
+
+	if (r < 0)
+		return error_set(q, r, EXIT_FAILED, "the file's descriptor cannot be passed: %s",
+		                 strerror(-r));
+	m.model = str(model);
+	frame.body_case = QLLM__FRAME__BODY_EXPORT;
+	frame.export = &m;
+	return submit(q, &frame, &fds, fn, user);
+}
+
 static int64_t verify(struct qllm *q, const char *model, bool start, qllm_event_fn fn, void *user)
 {
 	Qllm__Frame frame = QLLM__FRAME__INIT;

@@ -133,10 +133,11 @@ static void print_models(struct ctl *c, const json_t *rows)
 
 		out_bytes(c, size, number(row, "bytes"));
 		params_text(c, params, number(row, "parameters"));
-		snprintf(state, sizeof(state), "%s%s%s",
+		snprintf(state, sizeof(state), "%s%s%s%s",
 		         fault                  ? "fault"
 		         : truth(row, "loaded") ? "loaded"
 		                                : "stored",
+		         truth(row, "packed") ? ",packed" : "",
 		         truth(row, "in_place") ? ",in-place" : "",
 		         truth(row, "shared") ? ",shared" : "");
 		if (out_row(&t, text(row, "name"), text(row, "architecture"), params, size,
@@ -317,6 +318,8 @@ static int run_import(struct ctl *c)
 	code = list_init_(c, &call);
 	if (code == EXIT_OK)
 		code = list_finish(c, &call, qllm_import(c->q, &args, on_list, &call));
+	if (code == EXIT_OK && call.reply.data)
+		ctl_note(c, "%s: %s", args.name, call.reply.data);
 	if (code == EXIT_OK && c->json && json_array_size(call.rows) > 0)
 		code = out_json(c, json_incref(json_array_get(call.rows, 0)));
 	else if (code == EXIT_OK)

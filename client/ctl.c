@@ -29,7 +29,6 @@ LATER(stats, "Statistics of every tensor");
 LATER(quantize, "Quantize a model");
 LATER(calibrate, "Collect activation statistics");
 LATER(advise, "Plan mixed precision");
-LATER(export, "Write a model of the store as a file");
 LATER(lora, "Train, attach and merge adapters");
 LATER(session, "Saved conversations");
 
@@ -40,6 +39,7 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&ctl_cmd_ls,
 	&ctl_cmd_show,
 	&ctl_cmd_verify,
+	&ctl_cmd_export,
 	&ctl_cmd_job,
 	&ctl_cmd_estimate,
 	&ctl_cmd_rm,
@@ -71,7 +71,6 @@ const struct ctl_cmd *const ctl_cmds[] = {
 	&later_quantize,
 	&later_calibrate,
 	&later_advise,
-	&later_export,
 	&later_lora,
 	&later_session,
 	NULL,

@@ -48,7 +48,7 @@ extern const struct ctl_cmd ctl_cmd_status, ctl_cmd_is_ready, ctl_cmd_is_loaded,
 	ctl_cmd_estimate, ctl_cmd_load, ctl_cmd_unload, ctl_cmd_ps, ctl_cmd_run, ctl_cmd_chat,
 	ctl_cmd_tokenize, ctl_cmd_detokenize, ctl_cmd_template, ctl_cmd_logits, ctl_cmd_eval,
 	ctl_cmd_bench, ctl_cmd_doctor, ctl_cmd_config, ctl_cmd_top, ctl_cmd_monitor,
-	ctl_cmd_metrics, ctl_cmd_completion, ctl_cmd_client;
+	ctl_cmd_metrics, ctl_cmd_completion, ctl_cmd_client, ctl_cmd_export;
 extern const struct ctl_cmd ctl_cmd_job;                /* ctl-jobs.c, as is verify */
 extern const struct ctl_cmd *const ctl_cmds[];          /* in the order of help; ends with NULL */
 

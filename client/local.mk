@@ -42,7 +42,7 @@ libctl_la_SOURCES = \
 	client/ctl.c client/ctl.h client/ctl-args.c client/ctl-bench.c client/ctl-call.c client/ctl-client.c \
 	client/ctl-completion.c client/ctl-config.c client/ctl-daemon.c client/ctl-doctor.c client/ctl-metrics.c \
 	client/ctl-monitor.c client/ctl-top.c \
-	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-jobs.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \
+	client/ctl-help.c client/ctl-ids.c client/ctl-io.c client/ctl-export.c client/ctl-jobs.c client/ctl-models.c client/ctl-run.c client/ctl-text.c \
 	client/npy.c client/out.c
 libctl_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(LIBEDIT_CFLAGS)
 libctl_la_LIBADD = libqllm.la libbase.la $(JANSSON_LIBS) $(LIBEDIT_LIBS) -lm

@@ -177,6 +177,10 @@ static void frame_page(struct qllm *q, struct call *call, const Qllm__Frame *f)
 	                             : f->ps_reply->models[n - 1]->name;
 	struct qllm_event done = { .type = QLLM_EVENT_DONE };
 
+	if (is_list && f->list_reply->note) {
+		done.data = f->list_reply->note;
+		done.n_data = strlen(done.data);
+	}
 	for (size_t i = 0; i < n; i++) {
 		if (is_list)
 			model_event(q, call, f->list_reply->models[i]);

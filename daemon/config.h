@@ -24,7 +24,7 @@ struct config {
 	uint64_t kv_bytes_per_uid;
 	uint64_t max_connections, max_queued, max_fds, max_ring_bytes, max_prompt_bytes, max_tokens;
 	uint64_t max_intake, max_jobs;
-	uint64_t idle_seconds, drain_seconds, stall_seconds;
+	uint64_t pack, idle_seconds, drain_seconds, stall_seconds;
 	char *worker_socket, *worker_path, *share_prompts;
 	uint64_t max_running, kept_per_uid, retry_seconds;
 };

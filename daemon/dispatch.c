@@ -17,6 +17,7 @@ static const struct dispatch_row rows[] = {
 	{ QLLM__FRAME__BODY_REMOVE, req_remove, .light = true },
 	{ QLLM__FRAME__BODY_SHOW, req_show },
 	{ QLLM__FRAME__BODY_VERIFY, req_verify },
+	{ QLLM__FRAME__BODY_EXPORT, req_export },
 	{ QLLM__FRAME__BODY_ESTIMATE, req_estimate },
 	{ QLLM__FRAME__BODY_LOAD, req_load },
 	{ QLLM__FRAME__BODY_UNLOAD, req_unload, .light = true },

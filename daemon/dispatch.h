@@ -21,6 +21,7 @@ void req_remove(struct call *c);
 void req_show(struct call *c);          /* req-show.c */
 void req_estimate(struct call *c);
 void req_verify(struct call *c);        /* req-jobs.c */
+void req_export(struct call *c);
 void req_job_list(struct call *c);
 void req_job_do(struct call *c);
 void req_job_log(struct call *c);

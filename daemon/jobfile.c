@@ -16,7 +16,9 @@ static const char *const state_names[JOB_STATES] = {
 	[JOB_QUEUED] = "queued", [JOB_RUNNING] = "running", [JOB_PAUSED] = "paused",
 	[JOB_FAILED] = "failed", [JOB_DONE] = "done",       [JOB_CANCELLED] = "cancelled",
 };
-static const char *const kind_names[JOB_KINDS] = { [JOB_VERIFY] = "verify" };
+static const char *const kind_names[JOB_KINDS] = {
+	[JOB_VERIFY] = "verify", [JOB_PACK] = "pack", [JOB_EXPORT] = "export",
+};
 
 const char *job_state_name(enum job_state s)
 {

@@ -19,7 +19,7 @@ enum job_state {
 	JOB_CANCELLED,
 	JOB_STATES,
 };
-enum job_kind { JOB_VERIFY, JOB_KINDS };
+enum job_kind { JOB_VERIFY, JOB_PACK, JOB_EXPORT, JOB_KINDS };
 enum {
 	JOB_TEXT_MAX = ERR_TEXT_MAX,
 	JOB_LOG_MAX = 64 << 10,         /* bytes of log lines: the oldest go first */

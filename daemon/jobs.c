@@ -131,11 +131,23 @@ void job_reply_saved(struct job *j, struct call *c)
 
 /* --- ends ------------------------------------------------------------------------------------- */
 
+/* An export's is its client's: closing that may hang. */
+static void drop_target(struct job *j)
+{
+	int fd = STEAL_FD(j->target);
+
+	if (fd >= 0 && j->rec.kind == JOB_EXPORT)
+		daemon_close_foreign(fd);
+	else if (fd >= 0)
+		close(fd);
+}
+
 static void job_free(struct job *j)
 {
 	list_remove(&j->link);
 	charge_deinit(&j->charge);
 	job_record_deinit(&j->rec);
+	drop_target(j);
 	free(j->text);
 	mem_free(j);
 }
@@ -194,6 +206,7 @@ static void settle(struct job *j, enum job_state state, const char *text)
 	j->rec.state = state;
 	snprintf(j->rec.error, sizeof(j->rec.error), "%s", text ? text : "");
 	if (job_state_is_final(state)) {
+		drop_target(j);
 		j->rec.ended = (uint64_t)time(NULL);
 		charge_deinit(&j->charge);
 	}
@@ -226,6 +239,8 @@ static const char *phase_name(Qllm__WorkPhase phase)
 	switch (phase) {
 	case QLLM__WORK_PHASE__WORK_CHECKING: return "checking";
 	case QLLM__WORK_PHASE__WORK_SUMMING: return "summing";
+	case QLLM__WORK_PHASE__WORK_PACKING: return "packing";
+	case QLLM__WORK_PHASE__WORK_WRITING: return "writing";
 	default: return "opening";
 	}
 }
@@ -291,14 +306,30 @@ static void say_died(const struct job *j, const char *text)
 	           (unsigned long long)j->rec.id, text);
 }
 
+/* The packed file is whole: it becomes the model's. */
+static void adopt(struct job *j, struct entry *e)
+{
+	struct err err = { 0 };
+	int r = models_adopt(e, STEAL_FD(j->target), &err);
+
+	if (r == 0)
+		return;
+	j->verdict = JOB_FAILED;
+	j->errnum = r;
+	snprintf(j->rec.error, sizeof(j->rec.error), "%s", err.text);
+}
+
 static void on_end(void *user, const char *how)
 {
 	char text[JOB_TEXT_MAX];
 	struct job *j = user;
 	struct jobs *js = j->jobs;
+	struct entry *e = j->entry;
 
 	j->worker = NULL;               /* it frees itself */
 	leave_worker(j);
+	if (j->verdict == JOB_DONE && j->rec.kind == JOB_PACK)
+		adopt(j, e);
 	if (j->verdict != JOB_QUEUED) {
 		uid_t uid = j->rec.uid;
 
@@ -340,17 +371,23 @@ static struct entry *find_entry(struct jobs *js, const struct job_record *r)
 	return NULL;
 }
 
+static const Qllm__WorkKind work_kinds[JOB_KINDS] = {
+	[JOB_VERIFY] = QLLM__WORK_KIND__WORK_VERIFY,
+	[JOB_PACK] = QLLM__WORK_KIND__WORK_PACK,
+	[JOB_EXPORT] = QLLM__WORK_KIND__WORK_EXPORT,
+};
+
 static int send_job(struct job *j, struct worker *w, const struct entry *e, int model,
                     struct err *err)
 {
-	struct frame_fds fds = { .fd = { model }, .n = 1 };
+	struct frame_fds fds = { .fd = { model, j->target }, .n = j->target >= 0 ? 2 : 1 };
 	Qllm__Frame frame = QLLM__FRAME__INIT;
 	Qllm__WorkJob m = QLLM__WORK_JOB__INIT;
 	int r;
 
 	m.has_job = m.has_kind = true;
 	m.job = j->rec.id;
-	m.kind = QLLM__WORK_KIND__WORK_VERIFY;
+	m.kind = work_kinds[j->rec.kind];
 	m.name = j->rec.model;
 	m.checksum = e->meta.checksum[0] ? (char *)(uintptr_t)e->meta.checksum : NULL;
 	frame.body_case = QLLM__FRAME__BODY_WORK_JOB;
@@ -361,19 +398,39 @@ static int send_job(struct job *j, struct worker *w, const struct entry *e, int 
 	return r < 0 ? err_set(err, r, "the job could not be sent: %s", strerror(-r)) : 0;
 }
 
+/* Open the job's model, and make its target where that is ours to make. The model's fd or -errno. */
+static int open_files(struct job *j, const struct entry *e, struct err *err)
+{
+	struct store *store = models_store(j->jobs->d->models);
+	int fd;
+
+	if (!e)
+		return err_set(err, -ENOENT, "model %s is no longer in the store", j->rec.model);
+	if (j->rec.kind == JOB_PACK && e->meta.packed)
+		return err_set(err, -EEXIST, "model %s is packed already", j->rec.model);
+	if (j->rec.kind == JOB_EXPORT && j->target < 0)
+		return err_set(err, -EBADF, "the file to write was closed when the daemon ended: "
+		               "export model %s again", j->rec.model);
+	fd = store_open_model(store, &e->meta, err);
+	if (fd < 0 || j->rec.kind != JOB_PACK)
+		return fd;
+	drop_target(j);
+	j->target = store_make_target(store, &e->meta, err);
+	if (j->target >= 0)
+		return fd;
+	close(fd);
+	return err->code;
+}
+
 /* Negative: no worker can be had now; the job stays queued. 0: it runs, or has failed. */
 static int start(struct job *j)
 {
 	struct entry *e = find_entry(j->jobs, &j->rec);
-	_cleanup_close_ int fd = -1;
-	struct worker *w = NULL;
 	struct err err = { 0 };
+	_cleanup_close_ int fd = open_files(j, e, &err);
+	struct worker *w = NULL;
 	int r;
 
-	if (!e)
-		err_set(&err, -ENOENT, "model %s is no longer in the store", j->rec.model);
-	else
-		fd = store_open_model(models_store(j->jobs->d->models), &e->meta, &err);
 	if (fd < 0) {
 		j->errnum = e ? fd : -EIO;
 		settle(j, JOB_FAILED, err.text);
@@ -476,29 +533,35 @@ static struct job *job_new(struct jobs *js)
 	j->saved.fn = save_done;
 	j->phase = "";
 	j->errnum = -EIO;
+	j->target = -1;
 	list_init(&j->waiters);
 	list_init(&j->savers);
 	return j;
 }
 
-int jobs_add_verify(struct jobs *js, struct job **ret, const struct call *c, const struct entry *e,
-                    struct err *err)
+int jobs_add(struct jobs *js, struct job **ret, enum job_kind kind, struct user *user,
+             const struct entry *e, int target, struct err *err)
 {
 	struct job *j = job_new(js);
 	int r;
 
-	if (!j)
-		return -ENOMEM;
-	prune(js, c->user->uid);
-	r = charge_take(&j->charge, c->user, CHARGE_JOBS, 1, err);
+	if (j) {
+		prune(js, user->uid);
+		r = charge_take(&j->charge, user, CHARGE_JOBS, 1, err);
+	} else {
+		r = -ENOMEM;
+	}
 	if (r < 0) {
+		if (target >= 0)
+			daemon_close_foreign(target);
 		mem_free(j);
 		return r;
 	}
+	j->target = target;
 	j->rec.id = ++js->last_id;
-	j->rec.kind = JOB_VERIFY;
+	j->rec.kind = kind;
 	j->rec.state = JOB_QUEUED;
-	j->rec.uid = c->user->uid;
+	j->rec.uid = user->uid;
 	snprintf(j->rec.model, sizeof(j->rec.model), "%s", e->meta.name);
 	j->rec.model_uid = e->meta.uid;
 	j->rec.model_shared = e->meta.shared;
@@ -509,6 +572,49 @@ int jobs_add_verify(struct jobs *js, struct job **ret, const struct call *c, con
 	kick(js);
 	*ret = j;
 	return 0;
+}
+
+static bool packs(struct jobs *js, const struct entry *e)
+{
+	list_for (&js->list, it) {
+		const struct job *j = container_of(it, struct job, link);
+
+		if (j->rec.kind == JOB_PACK && !job_state_is_final(j->rec.state) &&
+		    find_entry(js, &j->rec) == e)
+			return true;
+	}
+	return false;
+}
+
+void jobs_pack_store(struct jobs *js)
+{
+	if (!js->d->config->pack)
+		return;
+	list_for (models_list(js->d->models), it) {
+		struct entry *e = container_of(it, struct entry, link);
+		struct user *user;
+		struct job *j;
+
+		if (e->meta.in_place || e->meta.packed || packs(js, e))
+			continue;
+		user = user_get(&js->d->users, e->meta.uid);
+		if (!user)
+			return;
+		/* no place among the owner's jobs: after the next start, then */
+		(void)jobs_add(js, &j, JOB_PACK, user, e, -1, NULL);
+		user_put(user);
+	}
+}
+
+void jobs_forget(struct jobs *js, const struct entry *e)
+{
+	list_for_safe (&js->list, it) {
+		struct job *j = container_of(it, struct job, link);
+
+		if (j->rec.kind == JOB_PACK && !job_state_is_final(j->rec.state) &&
+		    find_entry(js, &j->rec) == e)
+			(void)job_cancel(j, NULL);
+	}
 }
 
 void job_wait(struct job *j, struct call *c)

@@ -18,6 +18,7 @@ struct job {
 	struct charge charge;           /* while live */
 	struct worker *worker;          /* while RUNNING, and so is entry */
 	struct entry *entry;
+	int target;                     /* file that the worker fills, or -1 */
 	struct list waiters;            /* struct call.waiting: until it ends or is paused */
 	struct list savers;             /* struct call.waiting: until the disk has its state */
 	bool attached;                  /* a client waits for the result and wants nothing else */
@@ -43,9 +44,14 @@ struct list *jobs_list(struct jobs *js);        /* struct job.link */
 /* NULL: none of that number, or not for the call's user to see. */
 struct job *jobs_find(struct jobs *js, uint64_t id, const struct call *c);
 bool job_visible(const struct job *j, const struct call *c);
-/* A new verify job of the call's user, queued. -EBUSY (quota), -ENOMEM. */
-int jobs_add_verify(struct jobs *js, struct job **ret, const struct call *c, const struct entry *e,
-                    struct err *err);
+/* A new job of that user, queued. target: the file that an export fills (consumed, also on
+ * failure), else -1. -EBUSY (quota), -ENOMEM. */
+int jobs_add(struct jobs *js, struct job **ret, enum job_kind kind, struct user *user,
+             const struct entry *e, int target, struct err *err);
+/* Queue a pack job for every model of the store that is still a GGUF, where the settings want it. */
+void jobs_pack_store(struct jobs *js);
+/* The model is to go: cancel what packs it. */
+void jobs_forget(struct jobs *js, const struct entry *e);
 /* The call gets job_reply when the job ends or is paused; at once if it has already. */
 void job_wait(struct job *j, struct call *c);
 /* The call's data: a job that is cancelled when this call, its only waiter, ends before it. */

@@ -550,6 +550,7 @@ static int run(struct daemon *d, const struct options *o, struct kernels *k, str
 	log_fields(LOG_L_INFO, ID_START, NULL, 0, "qllmd %s: %s kernels, socket %s, models in %s",
 	           QLLM_VERSION, k->level, listener_path(d->listener), d->config->state_dir);
 	notify_ready(d->notify);
+	jobs_pack_store(d->jobs);
 	r = sd_event_loop(d->event);
 	log_fields(LOG_L_INFO, ID_STOP, NULL, 0, "serving has ended, %u requests are cancelled",
 	           d->n_calls);

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
@@ -39,6 +40,8 @@ struct load {
 static struct entry *entry_free(struct entry *e)
 {
 	if (e) {
+		if (e->packed_fd >= 0)
+			close(e->packed_fd);
 		store_meta_deinit(&e->meta);
 		mem_free(e->fault);
 		mem_free(e);
@@ -79,6 +82,7 @@ int models_add(struct models *m, struct store_meta *meta, struct entry **ret)
 	memset(meta, 0, sizeof(*meta));
 	e->models = m;
 	e->kv_type = m->kv_type;
+	e->packed_fd = -1;
 	list_init(&e->waiters);
 	list_append(before, &e->link);          /* before that one */
 	*ret = e;
@@ -264,10 +268,44 @@ void models_say(const struct entry *e, enum log_level level, const char *id, con
 	log_fields(level, id, j.f, j.n, "model %s%s", e->meta.name, text);
 }
 
+static int start_load(struct entry *e);
+
+/* Nobody uses it. What was pinned is loaded again, in its new form. */
+static int switch_file(struct entry *e, struct err *err)
+{
+	_cleanup_close_ int fd = STEAL_FD(e->packed_fd);
+	bool pinned = e->pinned && e->state == ENTRY_LOADED;
+	int r = e->state == ENTRY_LOADED ? models_unload(e, err) : 0;
+
+	if (r == 0)
+		r = store_switch(e->models->store, &e->meta, fd, err);
+	if (r < 0)
+		models_say(e, LOG_L_WARN, NULL, " stays as GGUF: %s",
+		           err->text[0] ? err->text : strerror(-r));
+	else
+		models_say(e, LOG_L_INFO, NULL, " is packed now: %llu bytes",
+		           (unsigned long long)e->meta.bytes);
+	if (pinned && !e->models->d->stopping && start_load(e) == 0)
+		e->pinned = true;
+	return r;
+}
+
+int models_adopt(struct entry *e, int fd, struct err *err)
+{
+	if (e->packed_fd >= 0)
+		close(e->packed_fd);
+	e->packed_fd = fd;
+	return e->users > 0 || e->state == ENTRY_LOADING ? 0 : switch_file(e, err);
+}
+
 void models_release(struct entry *e)
 {
+	struct err err = { 0 };
+
 	e->users--;
 	e->idle_since_us = daemon_now_us();
+	if (e->users == 0 && e->packed_fd >= 0 && e->state != ENTRY_LOADING)
+		(void)switch_file(e, &err);
 	if (e->users > 0 || !models_look(e))
 		return;
 	metrics_fault(e->models->d, e, false, e->fault ? e->fault : "its file is gone");
@@ -305,8 +343,6 @@ static void wake_waiters(struct entry *e, int result, const struct err *err)
 			hand_out(e, c);
 	}
 }
-
-static int start_load(struct entry *e);
 
 /* Unload the model that has been idle for longest, to make room for another. */
 static bool evict_one(struct models *m)

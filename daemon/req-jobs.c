@@ -1,4 +1,4 @@
-/* req-jobs - verify, and what clients may do with jobs: list, show, wait, pause, resume, cancel,
+/* req-jobs - verify, export, and what clients may do with jobs: list, show, wait, pause, resume, cancel,
  * log.
  *
  * A job that its asker may not see is answered like one that does not exist. */
@@ -63,14 +63,35 @@ void job_reply_info(const struct job *j, struct call *c)
 	reply_list(c, infos, 1, false);
 }
 
+/* The import itself has ended well, whatever became of the packing. */
+static void reply_import(const struct job *j, struct call *c)
+{
+	const char *name = c->in.frame->import->name;
+	struct entry *e = models_find(c, name);
+	char note[JOB_TEXT_MAX + 80] = "";
+
+	if (!e)
+		return;                 /* removed meanwhile: it has been told */
+	if (j->rec.state != JOB_DONE)
+		snprintf(note, sizeof(note), "stored as GGUF, not packed: job %llu %s%s%s",
+		         (unsigned long long)j->rec.id, job_state_name(j->rec.state),
+		         j->rec.error[0] ? ": " : "", j->rec.error);
+	models_reply_import(e, c, note[0] ? note : NULL);
+}
+
 void job_reply(const struct job *j, struct call *c)
 {
 	const struct job_record *r = &j->rec;
 	unsigned long long id = (unsigned long long)r->id;
 
+	if (c->in.frame->body_case == QLLM__FRAME__BODY_IMPORT) {
+		reply_import(j, c);
+		return;
+	}
 	switch (r->state) {
 	case JOB_DONE:
-		if (c->in.frame->body_case == QLLM__FRAME__BODY_VERIFY)
+		if (c->in.frame->body_case == QLLM__FRAME__BODY_VERIFY ||
+		    c->in.frame->body_case == QLLM__FRAME__BODY_EXPORT)
 			call_ok(c, r->result);
 		else
 			job_reply_info(j, c);
@@ -187,11 +208,28 @@ void req_verify(struct call *c)
 
 	if (!e)
 		return;
-	r = jobs_add_verify(c->d->jobs, &j, c, e, &err);
+	r = jobs_add(c->d->jobs, &j, JOB_VERIFY, c->user, e, -1, &err);
 	if (r < 0)
 		call_fail(c, r, &err);
 	else if (q->detach)
 		job_reply_saved(j, c);
+	else
+		job_attach(j, c);
+}
+
+void req_export(struct call *c)
+{
+	struct entry *e = models_find(c, c->in.frame->export->model);
+	struct err err = { 0 };
+	struct job *j;
+	int r;
+
+	if (!e)
+		return;
+	/* what the target is, the worker looks at: a file system may hang there */
+	r = jobs_add(c->d->jobs, &j, JOB_EXPORT, c->user, e, frame_steal_fd(&c->in, 0), &err);
+	if (r < 0)
+		call_fail(c, r, &err);
 	else
 		job_attach(j, c);
 }

@@ -7,6 +7,7 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "daemon/dispatch.h"
+#include "daemon/jobs.h"
 #include "daemon/models.h"
 
 enum { LIST_BYTES = 48 << 10, PATH_LABEL_MAX = 4096 };
@@ -25,6 +26,7 @@ static void fill_info(Qllm__ModelInfo *info, struct entry *e)
 	info->bytes = e->meta.bytes;
 	info->loaded = e->state == ENTRY_LOADED;
 	info->in_place = e->meta.in_place;
+	info->packed = e->meta.packed;
 	info->shared = e->meta.shared;
 	info->uid = e->meta.uid;
 	models_look(e);
@@ -120,13 +122,44 @@ static int import_run(struct call *c, struct err *err)
 	return r;
 }
 
+void models_reply_import(struct entry *e, struct call *c, const char *note)
+{
+	Qllm__Frame frame = QLLM__FRAME__INIT;
+	Qllm__ListReply reply = QLLM__LIST_REPLY__INIT;
+	Qllm__ModelInfo info, *infos[] = { &info };
+
+	fill_info(&info, e);
+	reply.n_models = 1;
+	reply.models = infos;
+	reply.note = (char *)(uintptr_t)note;
+	frame.body_case = QLLM__FRAME__BODY_LIST_REPLY;
+	frame.list_reply = &reply;
+	call_reply(c, &frame, NULL);
+}
+
+/* The model is there and can be used; its packed form is a job's matter, and if that fails the
+ * model stays as it is. */
+static void pack_imported(struct call *c, struct entry *e, bool detached)
+{
+	char note[ERR_TEXT_MAX + 80];
+	struct err err = { 0 };
+	struct job *j;
+	int r = jobs_add(c->d->jobs, &j, JOB_PACK, c->user, e, -1, &err);
+
+	if (r == 0 && !detached && (j->rec.state != JOB_QUEUED || !j->rec.error[0])) {
+		job_wait(j, c);
+		return;
+	}
+	snprintf(note, sizeof(note), "stored as GGUF, not packed: %s",
+	         r == 0 && j->rec.error[0] ? j->rec.error : err.text);
+	models_reply_import(e, c, detached ? NULL : note);
+}
+
 static void import_done(struct call *c)
 {
 	struct import *im = c->data;
 	struct entry *e = im->entry;
-	Qllm__Frame frame = QLLM__FRAME__INIT;
-	Qllm__ListReply reply = QLLM__LIST_REPLY__INIT;
-	Qllm__ModelInfo info, *infos[] = { &info };
+	bool detached = c->in.frame->import->detach;
 
 	store_meta_deinit(&e->meta);
 	e->meta = im->meta;
@@ -135,12 +168,13 @@ static void import_done(struct call *c)
 	im->done = true;
 	models_say(e, LOG_L_INFO, NULL, " imported for uid %u%s%s", (unsigned)e->meta.uid,
 	           e->meta.shared ? ", shared" : "", e->meta.in_place ? ", in place" : "");
-	fill_info(&info, e);
-	reply.n_models = 1;
-	reply.models = infos;
-	frame.body_case = QLLM__FRAME__BODY_LIST_REPLY;
-	frame.list_reply = &reply;
-	call_reply(c, &frame, NULL);
+	c->data = NULL;
+	c->data_free = NULL;
+	import_free(im);
+	if (c->d->config->pack && !e->meta.in_place && !e->meta.packed && !c->d->draining)
+		pack_imported(c, e, detached);
+	else
+		models_reply_import(e, c, NULL);
 }
 
 static int copy_meta(struct store_meta *to, const Qllm__Import *q, uid_t uid)
@@ -219,6 +253,7 @@ void req_remove(struct call *c)
 
 	if (!e)
 		return;
+	jobs_forget(c->d->jobs, e);
 	if (e->state == ENTRY_LOADED || e->state == ENTRY_LOADING || e->users > 0)
 		r = models_unload(e, &err);
 	if (r == 0)

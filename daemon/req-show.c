@@ -133,17 +133,18 @@ static int show_run(struct call *c, struct err *err)
 	const struct store_meta *m = &c->entry[0]->meta;
 	_cleanup_close_ int fd = open_entry(c, err);
 	_cleanup_(gguf_freep) struct gguf *g = NULL;
+	bool packed = false;
 	struct sbuf *out = &((struct text *)c->data)->buf;
 	json_t *head;
-	int r = fd < 0 ? fd : gguf_open(&g, fd, m->name, err);
+	int r = fd < 0 ? fd : packfile_gguf(&g, &packed, fd, m->name, err);
 
 	if (r < 0)
 		return r;
-	head = json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:s?}", "name", m->name, "path", m->path,
-	                 "architecture", m->architecture, "type", m->type, "parameters",
+	head = json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:b s:s?}", "name", m->name,
+	                 "path", m->path, "architecture", m->architecture, "type", m->type, "parameters",
 	                 (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "n_tensors",
-	                 (json_int_t)g->n_tensors, "gguf_version", (json_int_t)g->version, "notice",
-	                 g->notice);
+	                 (json_int_t)g->n_tensors, "gguf_version", (json_int_t)g->version, "packed",
+	                 (int)packed, "notice", g->notice);
 	r = append_json(out, head, err);
 	if (r < 0)
 		return r;
@@ -206,7 +207,7 @@ static int estimate_run(struct call *c, struct err *err)
 	struct engine_stats stats;
 	struct hparams hp;
 	uint64_t positions;
-	int r = fd < 0 ? fd : gguf_open(&g, fd, m->name, err);
+	int r = fd < 0 ? fd : packfile_gguf(&g, NULL, fd, m->name, err);
 
 	if (r == 0)
 		r = model_hparams(&hp, g, err);

@@ -137,10 +137,10 @@ static int write_meta(int dir, const struct store_meta *m, struct err *err)
 	char *text;
 	int r;
 
-	json = json_pack("{s:s s:s s:s s:s s:s s:I s:b s:b s:I s:I s:I s:I s:I}", "name", m->name,
-	                 "checksum", m->checksum, "path", m->path, "architecture", m->architecture,
-	                 "type", m->type, "uid",
-	                 (json_int_t)m->uid, "shared", (int)m->shared, "in_place", (int)m->in_place,
+	json = json_pack("{s:s s:s s:s s:s s:s s:I s:b s:b s:b s:I s:I s:I s:I s:I}", "name",
+	                 m->name, "checksum", m->checksum, "path", m->path, "architecture",
+	                 m->architecture, "type", m->type, "uid", (json_int_t)m->uid, "shared",
+	                 (int)m->shared, "in_place", (int)m->in_place, "packed", (int)m->packed,
 	                 "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes,
 	                 "dev", (json_int_t)m->dev, "ino", (json_int_t)m->ino, "mtime_ns",
 	                 (json_int_t)m->mtime_ns);
@@ -204,6 +204,7 @@ static int read_meta(int dir, const char *file, struct store_meta *ret)
 	m.uid = (uid_t)json_integer_value(json_object_get(json, "uid"));
 	m.shared = json_is_true(json_object_get(json, "shared"));
 	m.in_place = json_is_true(json_object_get(json, "in_place"));
+	m.packed = json_is_true(json_object_get(json, "packed"));
 	m.parameters = (uint64_t)json_integer_value(json_object_get(json, "parameters"));
 	m.bytes = (uint64_t)json_integer_value(json_object_get(json, "bytes"));
 	m.dev = (uint64_t)json_integer_value(json_object_get(json, "dev"));
@@ -231,20 +232,38 @@ static bool ends_with(const char *s, const char *tail)
 	return n > k && strcmp(s + n - k, tail) == 0;
 }
 
-/* Removes what an interrupted import left: dot files, and a .gguf whose .json was never written. */
+static void file_name(char out[FILE_NAME_MAX + 16], const char *name, bool packed)
+{
+	snprintf(out, FILE_NAME_MAX + 16, "%s.%s", name, packed ? "pack" : "gguf");
+}
+
+/* Removes what an interrupted import left: dot files, and weights whose .json was never written. */
 static void sweep(struct store *s, const char *owner, int dir, const char *file)
 {
 	char json[NAME_MAX + 1];
 	struct stat st;
 	bool left = file[0] == '.';
 
-	if (ends_with(file, ".gguf")) {
+	if (ends_with(file, ".gguf") || ends_with(file, ".pack")) {
 		snprintf(json, sizeof(json), "%.*s.json", (int)(strlen(file) - 5), file);
 		left |= fstatat(dir, json, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 	}
 	if (left && unlinkat(dir, file, 0) == 0)
 		log_msg(LOG_L_NOTICE, "removed %s/%s/%s: left by an interrupted import", s->dir,
 		        owner, file);
+}
+
+/* Removes the file that an interrupted switch left: the one which the .json does not name. */
+static void sweep_other(struct store *s, const char *owner, int dir, const struct store_meta *m)
+{
+	char name[FILE_NAME_MAX + 16];
+
+	for (unsigned packed = 0; packed < 2; packed++) {
+		file_name(name, m->name, packed);
+		if ((m->in_place || packed != m->packed) && unlinkat(dir, name, 0) == 0)
+			log_msg(LOG_L_NOTICE, "removed %s/%s/%s: left by an interrupted packing",
+			        s->dir, owner, name);
+	}
 }
 
 static int scan_owner(struct store *s, const char *owner, store_fn fn, void *user)
@@ -269,9 +288,10 @@ static int scan_owner(struct store *s, const char *owner, store_fn fn, void *use
 		if (d->d_name[0] == '.' || !ends_with(d->d_name, ".json"))
 			continue;
 		r = read_meta(fd, d->d_name, &meta);
-		if (r == 0)
+		if (r == 0) {
+			sweep_other(s, owner, fd, &meta);
 			r = fn(user, &meta);
-		else if (r != -ENOMEM) {
+		} else if (r != -ENOMEM) {
 			log_msg(LOG_L_WARN, "%s/%s/%s is not readable: the model is left out",
 			        s->dir, owner, d->d_name);
 			r = 0;
@@ -298,17 +318,25 @@ int store_scan(struct store *s, store_fn fn, void *user, struct err *err)
 
 /* --- import ----------------------------------------------------------------------------------- */
 
-/* What a GGUF says about itself, for `ls`. */
+/* What a model file says about itself, for `ls`; a packed one also the checksum of its GGUF. */
 static int describe(struct store_meta *m, int fd, struct err *err)
 {
-	_cleanup_(gguf_freep) struct gguf *g = NULL;
+	_cleanup_(packfile_freep) struct packfile *f = NULL;
+	_cleanup_(gguf_freep) struct gguf *own = NULL;
+	const struct gguf *g;
 	uint64_t by_type[QTYPE_COUNT] = { 0 };
 	struct bytes arch = { "", 0 };
 	unsigned best = 0;
-	int r = gguf_open(&g, fd, m->name, err);
+	int r;
 
+	m->packed = packfile_is(fd);
+	m->checksum[0] = 0;
+	r = m->packed ? packfile_open(&f, fd, m->name, err) : gguf_open(&own, fd, m->name, err);
 	if (r < 0)
 		return r;
+	g = f ? f->gguf : own;
+	if (f)
+		packfile_sum_text(m->checksum, f);
 	r = gguf_get_str(g, "general.architecture", &arch, err);
 	if (r < 0)
 		return r;
@@ -324,7 +352,7 @@ static int describe(struct store_meta *m, int fd, struct err *err)
 	mem_free(m->type);
 	m->architecture = mem_strndup(arch.p, MIN(arch.n, (size_t)64));
 	m->type = mem_strdup(g->n_tensors ? qtype_name(best) : "");
-	m->bytes = g->file_size;
+	m->bytes = f ? f->file_size : g->file_size;
 	return m->architecture && m->type ? 0 : err_set(err, -ENOMEM, "out of memory");
 }
 
@@ -485,6 +513,20 @@ static int on_summed(void *user, uint64_t done)
 	return s->progress(s->user, s->size, s->size);
 }
 
+/* To be linked when complete. Where the file system has no files without a name, one with a dot, of
+ * which the next start removes what is left. */
+static int open_unnamed(int dir, const char *tmp, bool *ret_named)
+{
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	*ret_named = fd < 0;
+	if (fd >= 0)
+		return fd;
+	unlinkat(dir, tmp, 0);
+	fd = openat(dir, tmp, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
 static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t size,
                        store_progress_fn progress, void *user, struct err *err)
 {
@@ -497,26 +539,21 @@ static int import_copy(struct store *s, struct store_meta *m, int fd, uint64_t s
 	if (dir < 0)
 		return dir;
 	snprintf(tmp, sizeof(tmp), ".import-%s", m->name);
-	snprintf(name, sizeof(name), "%s.gguf", m->name);
 	if (fstatvfs(dir, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < size)
 		return err_set(
 			err, -ENOSPC, "the store %s has %llu MB left, the model needs %llu", s->dir,
 			(unsigned long long)((uint64_t)vfs.f_bavail * vfs.f_frsize / 1000000),
 			(unsigned long long)(size / 1000000));
-	to = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (to < 0) {
-		named = true;
-		unlinkat(dir, tmp, 0);
-		to = openat(dir, tmp, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-	}
+	to = open_unnamed(dir, tmp, &named);
 	if (to < 0)
-		return err_set(err, -errno, "%s: %s", s->dir, strerror(errno));
+		return err_set(err, to, "%s: %s", s->dir, strerror(-to));
 	r = copy_bytes(to, fd, size, progress, user, err);
 	if (r == 0)
 		r = describe(m, to, err);
-	if (r == 0)
+	if (r == 0 && !m->packed)
 		r = sum_file(m->checksum, to, m->bytes, on_summed,
 		             &(struct summing){ progress, user, size }, err);
+	file_name(name, m->name, m->packed);
 	if (r == 0) {
 		r = link_target(dir, to, named ? tmp : NULL, name);
 		if (r < 0)
@@ -559,23 +596,90 @@ int store_open_model(struct store *s, const struct store_meta *meta, struct err 
 	dir = open_owner(s, meta, false, err);
 	if (dir < 0)
 		return dir;
-	snprintf(name, sizeof(name), "%s.gguf", meta->name);
+	file_name(name, meta->name, meta->packed);
 	fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	return fd < 0 ? err_set(err, -errno, "%s/%s: %s", s->dir, name, strerror(errno)) : fd;
 }
 
+int store_make_target(struct store *s, const struct store_meta *meta, struct err *err)
+{
+	_cleanup_close_ int dir = open_owner(s, meta, true, err);
+	char tmp[FILE_NAME_MAX + 16];
+	bool named;
+	int fd;
+
+	if (dir < 0)
+		return dir;
+	snprintf(tmp, sizeof(tmp), ".pack-%s", meta->name);
+	fd = open_unnamed(dir, tmp, &named);
+	return fd < 0 ? err_set(err, fd, "%s: %s", s->dir, strerror(-fd)) : fd;
+}
+
+/* *to: the same model as that packed file has it. */
+static int packed_meta(struct store_meta *to, const struct store_meta *from, int fd,
+                       struct err *err)
+{
+	int r;
+
+	*to = (struct store_meta){ .uid = from->uid, .shared = from->shared };
+	to->name = mem_strdup(from->name);
+	to->path = mem_strdup(from->path);
+	if (!to->name || !to->path)
+		return err_set(err, -ENOMEM, "out of memory");
+	r = packfile_is(fd) ? describe(to, fd, err)
+	                    : err_set(err, -EBADMSG, "the worker made no packed file");
+	if (r == 0 && from->checksum[0] && strcmp(from->checksum, to->checksum) != 0)
+		r = err_set(err, -EBADMSG,
+		            "the GGUF has the checksum %s, at import it had %s: bytes of it have "
+		            "changed in the store; import the model again",
+		            to->checksum, from->checksum);
+	return r;
+}
+
+int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *err)
+{
+	char tmp[FILE_NAME_MAX + 16], name[FILE_NAME_MAX + 16], old[FILE_NAME_MAX + 16];
+	_cleanup_close_ int dir = open_owner(s, meta, false, err);
+	_cleanup_(store_meta_deinit) struct store_meta next = { 0 };
+	struct store_meta former = *meta;
+	struct stat st;
+	int r;
+
+	if (dir < 0)
+		return dir;
+	r = packed_meta(&next, meta, fd, err);
+	if (r < 0)
+		return r;
+	snprintf(tmp, sizeof(tmp), ".pack-%s", meta->name);
+	file_name(name, meta->name, true);
+	file_name(old, meta->name, false);
+	r = link_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL, name);
+	unlinkat(dir, tmp, 0);
+	if (r < 0)
+		return err_set(err, r, "%s/%s: %s", s->dir, name, strerror(-r));
+	r = write_meta(dir, &next, err);
+	if (r < 0) {
+		unlinkat(dir, name, 0);
+		return r;
+	}
+	*meta = next;
+	next = former;                  /* freed at the end */
+	unlinkat(dir, old, 0);
+	return 0;
+}
+
 int store_remove(struct store *s, const struct store_meta *meta, struct err *err)
 {
-	char json[FILE_NAME_MAX + 16], gguf[FILE_NAME_MAX + 16];
+	char json[FILE_NAME_MAX + 16], file[FILE_NAME_MAX + 16];
 	_cleanup_close_ int dir = open_owner(s, meta, false, err);
 
 	if (dir < 0)
 		return dir;
 	snprintf(json, sizeof(json), "%s.json", meta->name);
-	snprintf(gguf, sizeof(gguf), "%s.gguf", meta->name);
+	file_name(file, meta->name, meta->packed);
 	if (unlinkat(dir, json, 0) < 0 && errno != ENOENT)
 		return err_set(err, -errno, "%s/%s: %s", s->dir, json, strerror(errno));
-	if (!meta->in_place && unlinkat(dir, gguf, 0) < 0 && errno != ENOENT)
-		return err_set(err, -errno, "%s/%s: %s", s->dir, gguf, strerror(errno));
+	if (!meta->in_place && unlinkat(dir, file, 0) < 0 && errno != ENOENT)
+		return err_set(err, -errno, "%s/%s: %s", s->dir, file, strerror(errno));
 	return fsync(dir) < 0 ? err_set(err, -errno, "%s: %s", s->dir, strerror(errno)) : 0;
 }

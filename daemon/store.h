@@ -1,8 +1,11 @@
-/* store - models on disk: STATE/models/<uid|shared>/<name>.gguf (mode 0444, owned by the daemon)
- * and <name>.json beside it, which holds what `ls` shows. A model in place has the .json alone.
+/* store - models on disk: STATE/models/<uid|shared>/<name>.gguf or, in the packed form,
+ * <name>.pack (mode 0444, owned by the daemon), and <name>.json beside it, which holds what `ls`
+ * shows and says which of the two it is. A model in place has the .json alone.
  *
  * A model exists when its .json is there: import links the complete, synced .gguf first and the
  * .json last, so that a crash between leaves a .gguf without .json, which the next start removes.
+ * Packing links the .pack, writes the .json, and removes the .gguf: after a crash the file that the
+ * .json does not name goes.
  * Nothing here is kept in memory. Errors: negative errno with a sentence. Threads: any (no two
  * imports of one name at once: the catalogue sees to it). */
 #pragma once
@@ -18,9 +21,9 @@ struct store;
 struct store_meta {
 	char *name, *path, *architecture, *type;        /* mem_alloc'ed; path: where it came from */
 	uid_t uid;
-	bool shared, in_place;
+	bool shared, in_place, packed;
 	uint64_t parameters, bytes;
-	char checksum[SUM_TEXT_MAX];                    /* of the store's copy; "": not known */
+	char checksum[SUM_TEXT_MAX];                    /* of the GGUF; "": not known */
 	uint64_t dev, ino, mtime_ns;                    /* in place: what the file must still be */
 };
 void store_meta_deinit(struct store_meta *m);
@@ -45,4 +48,10 @@ int store_import(struct store *s, struct store_meta *meta, int fd, store_progres
 int store_open_model(struct store *s, const struct store_meta *meta, struct err *err);
 /* 0 when fd is still the file that was imported (always for one of the store); -EIO. */
 int store_same_file(const struct store_meta *meta, int fd, struct err *err);
+/* A file without a name beside the model's, to be filled for store_switch; fd or -errno. */
+int store_make_target(struct store *s, const struct store_meta *meta, struct err *err);
+/* Put the packed file that fd holds (from store_make_target, complete; not consumed) in the place
+ * of the model's GGUF, which must be what it was made of: -EBADMSG. *meta follows. Who has mapped
+ * the GGUF keeps its bytes. */
+int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *err);
 int store_remove(struct store *s, const struct store_meta *meta, struct err *err);

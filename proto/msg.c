@@ -46,6 +46,7 @@ static const struct msg_info table[] = {
 	ROW(UNLOAD, unload, "unload", ASK, .size_max = SMALL, .perm = PERM_OWNER),
 	ROW(PS, ps, "ps", ASK, .size_max = SMALL),
 	ROW(PS_REPLY, ps_reply, "ps-reply", END, .size_max = FRAME_MAX),
+	ROW(EXPORT, export, "export", ASK, .size_max = SMALL, .fds_min = 1, .fds_max = 1),
 	ROW(TOKENIZE, tokenize, "tokenize", ASK, .size_max = FRAME_MAX, .fds_max = 1),
 	ROW(TOKENS_REPLY, tokens_reply, "tokens-reply", END, .size_max = FRAME_MAX, .fds_max = 1),
 	ROW(DETOKENIZE, detokenize, "detokenize", ASK, .size_max = FRAME_MAX, .fds_max = 1),

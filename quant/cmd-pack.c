@@ -50,6 +50,8 @@ static int serve_with(convert_fn convert, bool packing, const struct frame_in *i
 	if (!str_is_name(name) || in->fds.n != 2)
 		return err_set(err, -EINVAL, "the job lacks its model's name or its target");
 	r = fd_check_source(in->fds.fd[0], "the model", &st, err);
+	if (r == 0)
+		r = fd_check_source(in->fds.fd[1], "the target", &st, err);
 	if (r < 0)
 		return r;
 	/* a worker before this one may have left something */
