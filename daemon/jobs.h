@@ -48,7 +48,7 @@ bool job_visible(const struct job *j, const struct call *c);
  * failure), else -1. -EBUSY (quota), -ENOMEM. */
 int jobs_add(struct jobs *js, struct job **ret, enum job_kind kind, struct user *user,
              const struct entry *e, int target, struct err *err);
-/* Queue a pack job for every model of the store that is still a GGUF, where the settings want it. */
+/* Queue a pack job for every model that the store has as GGUF, where the settings want it. */
 void jobs_pack_store(struct jobs *js);
 /* The model is to go: cancel what packs it. */
 void jobs_forget(struct jobs *js, const struct entry *e);

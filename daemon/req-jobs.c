@@ -1,5 +1,5 @@
-/* req-jobs - verify, export, and what clients may do with jobs: list, show, wait, pause, resume, cancel,
- * log.
+/* req-jobs - verify, export, and what clients may do with jobs: list, show, wait, pause, resume,
+ * cancel, log.
  *
  * A job that its asker may not see is answered like one that does not exist. */
 #include <errno.h>

@@ -141,8 +141,9 @@ static int show_run(struct call *c, struct err *err)
 	if (r < 0)
 		return r;
 	head = json_pack("{s:s s:s s:s s:s s:I s:I s:I s:I s:b s:s?}", "name", m->name,
-	                 "path", m->path, "architecture", m->architecture, "type", m->type, "parameters",
-	                 (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes, "n_tensors",
+	                 "path", m->path, "architecture", m->architecture, "type", m->type,
+	                 "parameters", (json_int_t)m->parameters, "bytes", (json_int_t)m->bytes,
+	                 "n_tensors",
 	                 (json_int_t)g->n_tensors, "gguf_version", (json_int_t)g->version, "packed",
 	                 (int)packed, "notice", g->notice);
 	r = append_json(out, head, err);
