@@ -250,7 +250,8 @@ QLLM_API int64_t qllm_show(struct qllm *q, const char *model, enum qllm_show_wha
                            qllm_event_fn fn, void *user);
 /* Fill fd, an empty regular file opened O_RDWR for this call (stays the caller's), with the model's
  * GGUF as it was imported, byte for byte: PROGRESS, then data: a summary for people. */
-QLLM_API int64_t qllm_export(struct qllm *q, const char *model, int fd, qllm_event_fn fn, void *user);
+QLLM_API int64_t qllm_export(struct qllm *q, const char *model, int fd, qllm_event_fn fn,
+                             void *user);
 /* A job that ends with this request: PROGRESS, then data: a summary for people. */
 QLLM_API int64_t qllm_verify(struct qllm *q, const char *model, qllm_event_fn fn, void *user);
 /* The same as a job that goes on by itself: a JOB event as soon as it is on disk, then DONE. */

@@ -398,7 +398,7 @@ static int send_job(struct job *j, struct worker *w, const struct entry *e, int 
 	return r < 0 ? err_set(err, r, "the job could not be sent: %s", strerror(-r)) : 0;
 }
 
-/* Open the job's model, and make its target where that is ours to make. The model's fd or -errno. */
+/* Open the job's model, and make its target where that is ours to make. The fd or -errno. */
 static int open_files(struct job *j, const struct entry *e, struct err *err)
 {
 	struct store *store = models_store(j->jobs->d->models);
