@@ -226,7 +226,7 @@ static struct engine_model_stats pages(struct engine *e, struct model *m)
 
 /* Every length around the borders of pages, twice; then prompts that part from it inside a page,
  * and the first one again: nobody has written into its pages. */
-static void test_hot_is_cold(void **state)
+static void hot_is_cold(enum kv_type type)
 {
 	static const uint32_t lengths[] = { 1, 31, 32, 33, 63, 64, 65, 96, 97, 150, 200 };
 	struct model *m = load(3, 512, NULL);
@@ -234,7 +234,8 @@ static void test_hot_is_cold(void **state)
 		      *two = engine_threads((uint64_t)1 << 30, 2, 33);
 	int32_t t[200], u[200];
 
-	(void)state;
+	assert_int_equal(engine_prepare(one, m, type, NULL), 0);
+	assert_int_equal(engine_prepare(two, m, type, NULL), 0);
 	prompt_fill(t, ARRAY_SIZE(t), 5);
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
 		uint32_t n = lengths[i], had = i > 0 ? lengths[i - 1] : 0;
@@ -262,6 +263,13 @@ static void test_hot_is_cold(void **state)
 	engine_free(one);
 	engine_free(two);
 	model_unref(m);
+}
+
+static void test_hot_is_cold(void **state)
+{
+	(void)state;
+	for (int type = 0; type < KV_TYPE_COUNT; type++)
+		hot_is_cold((enum kv_type)type);
 }
 
 /* What was generated is not what the prompt path makes of the same tokens: it is computed anew. */
