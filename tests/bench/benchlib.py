@@ -28,6 +28,7 @@ MODELS = os.environ.get("QLLM_MODELS") or os.path.join(CACHE, "qllmd", "models")
 
 def parser(doc):
     """--build, --threads, --rounds: what every bench understands."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))    # so that daemons go with us
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--build", default=os.environ.get("QLLM_BUILDDIR") or os.path.join(SRC, "build", "check"),
                     help="build directory of qllmd (default: $QLLM_BUILDDIR, else build/check)")
@@ -51,7 +52,10 @@ class Failed(Exception):
 
 def output(argv, env=None, timeout=900):
     """stdout of a program that must succeed."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=timeout)
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=timeout)
+    except subprocess.TimeoutExpired as e:
+        raise Failed(f"{os.path.basename(argv[0])} takes more than {timeout} s") from e
     if done.returncode != 0:
         said = (done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}").splitlines()
         raise Failed(f"{os.path.basename(argv[0])}: {said[-1]}")

@@ -89,7 +89,7 @@ class Run:
                 except Missing as e:
                     plan.notes.append(str(e))
                     break
-                except (Failed, subprocess.TimeoutExpired) as e:
+                except Failed as e:
                     plan.notes.append(f"{peer.name} with {setting} fails: {e}")
                     continue
                 if best is None or rate > best[0]:
@@ -219,15 +219,15 @@ def beside_busy(run):
 
 def warm_start(run):
     """From starting the daemon, with the model in its store and in the page cache, to the first token."""
+    daemon = benchlib.Daemon(run.args.build, threads=run.args.threads, cpu=run.args.cpu)
+    stream = [benchlib.program(run.args.build, "tests/bench/stream"), daemon.socket, "m", "1", "0", str(START_PROMPT), "1"]
+
     def ours():
-        run.daemon.stop()
-        argv = [benchlib.program(run.args.build, "tests/bench/stream"), run.daemon.socket, run.model(), "1", "0",
-                str(START_PROMPT), "1"]
+        daemon.stop()
         begin = time.monotonic()
-        process = subprocess.Popen(run.daemon.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, env=run.daemon.env)
-        run.daemon.process = process
-        return 1e3 * (benchlib.json.loads(benchlib.output(argv, run.daemon.env))["first_at"] - begin)
+        daemon.process = subprocess.Popen(daemon.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.DEVNULL, env=daemon.env)
+        return 1e3 * (benchlib.json.loads(benchlib.output(stream, daemon.env))["first_at"] - begin)
 
     def theirs(peer):
         server = peer.server(peers.Setting(), run.path, 1, 512)
@@ -239,7 +239,28 @@ def warm_start(run):
         finally:
             server.stop()
 
-    plan = Plan("ms", {"qllmd": ours}, "lower")
+    def figures(_):
+        """Pages of the weights: clean ones are the page cache's, and the same for every daemon."""
+        mapped = dirty = 0
+        with open(f"/proc/{daemon.process.pid}/smaps") as f:
+            weights = False
+            for text in f:
+                field = text.split()
+                if not field[0].endswith(":"):
+                    weights = len(field) > 5 and field[5].startswith(daemon.dir + "/state/")
+                elif weights and field[0] == "Rss:":
+                    mapped += int(field[1])
+                elif weights and field[0] in ("Private_Dirty:", "Shared_Dirty:"):
+                    dirty += int(field[1])
+        return {"pages of weights, MiB": mapped / 1024, "dirty ones among them, MiB": dirty / 1024}
+
+    plan = Plan("ms", {"qllmd": ours}, "lower", figures=figures, end=daemon.__exit__)
+    daemon.__enter__()
+    try:
+        daemon.add("m", run.path)
+    except Failed:
+        daemon.__exit__()
+        raise
     for peer in run.peers:
         try:
             peer.server(peers.Setting(), run.path, 1, 512)
@@ -286,7 +307,7 @@ def measure(run, name, rounds):
               "commit": run.args.commit, "rounds": rounds}
     try:
         plan = make(run)
-    except (Missing, Failed) as e:
+    except Failed as e:
         return {**result, "missing": str(e)}
     try:
         others = benchlib.busy_others()

@@ -19,7 +19,7 @@ PROGRAMS = ("llama-bench", "llama-batched-bench", "llama-server")
 OFTEN = 0.002                           # seconds between two looks at a server that starts
 
 
-class Missing(Exception):
+class Missing(benchlib.Failed):
     """This peer has no such measure; why."""
 
 
