@@ -45,6 +45,31 @@ static void step(struct sched *s, struct sched_item *it, unsigned n, unsigned ro
 	}
 }
 
+/* A row that was offered and not used counts for nobody. */
+static void test_row_given_back(void **state)
+{
+	struct sched_item a, b;
+	struct sched s;
+
+	(void)state;
+	sched_init(&s);
+	assert_int_equal(sched_join(&s, &a, 1, 1, false, 0), 0);
+	assert_int_equal(sched_join(&s, &b, 2, 2, false, 0), 0);
+	sched_step_begin(&s);
+	sched_ready(&a, true);
+	sched_ready(&b, true);
+	sched_row_taken(&s, &a);
+	assert_true(sched_row_before(&b, &a));
+	sched_row_taken(&s, &b);
+	sched_row_taken(&s, &b);
+	assert_true(sched_row_before(&a, &b));
+	sched_row_untaken(&b);
+	sched_row_untaken(&b);
+	assert_true(sched_row_before(&b, &a));
+	sched_leave(&s, &a);
+	sched_leave(&s, &b);
+}
+
 /* 64 connections of one uid beside one of another: the one has a row in every step, the others take
  * turns in what is left, none twice before all had one. */
 static void test_rows_by_uid(void **state)
@@ -325,6 +350,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_shares_by_user_then_client),
 		cmocka_unit_test(test_orders),
+		cmocka_unit_test(test_row_given_back),
 		cmocka_unit_test(test_rows_by_uid), cmocka_unit_test(test_rows_by_client),
 		cmocka_unit_test(test_places),      cmocka_unit_test(test_prompts),
 		cmocka_unit_test(test_pages),       cmocka_unit_test(test_uses),

@@ -292,6 +292,34 @@ static void test_same_in_company(void **state)
 	engine_free(e);
 }
 
+/* The same with pages of every type, and when the prompt's come from the prefix tree. */
+static void test_same_with_any_pages(void **state)
+{
+	(void)state;
+	for (unsigned type = 0; type < KV_TYPE_COUNT; type++) {
+		struct engine *e = engine_of((uint64_t)1 << 30, 2, 8);
+		uint64_t held = 0;
+
+		assert_int_equal(engine_prepare(e, target, (enum kv_type)type, NULL), 0);
+		for (uint32_t i = 1; i < LOT; i += 3) {
+			struct job *without = job_of(i, PLAIN);
+
+			run(e, without);
+			for (unsigned arm = LOOKUP; arm < ARMS; arm += SAME - LOOKUP) {
+				struct job *j = job_of(i, arm);
+
+				run(e, j);
+				assert_all_same(without, j);
+				held += j->result.draft_accepted;
+				job_free(j);
+			}
+			job_free(without);
+		}
+		assert_true(held > 50);
+		engine_free(e);
+	}
+}
+
 static void test_only_where_it_pays(void **state)
 {
 	(void)state;
@@ -311,6 +339,26 @@ static void test_only_where_it_pays(void **state)
 		engine_free(e);
 	}
 	guess = GUESS_ALWAYS;
+}
+
+/* Steps that others fill have no row left for guesses. */
+static void test_first_rows_come_first(void **state)
+{
+	struct engine *e = engine_of((uint64_t)1 << 30, 2, 1);
+	struct job *j[4];
+	struct engine_stats st;
+
+	(void)state;
+	for (uint32_t i = 0; i < ARRAY_SIZE(j); i++)
+		submit(e, j[i] = job_of(i, BOTH));
+	for (uint32_t i = 0; i < ARRAY_SIZE(j); i++) {
+		wait_done(j[i]);
+		assert_all_same(plain[i], j[i]);
+		job_free(j[i]);
+	}
+	engine_stats(e, &st);
+	assert_int_equal(st.draft_tokens, 0);
+	engine_free(e);
 }
 
 /* Every length of an answer ends where it should, in the middle of guesses as well. */
@@ -516,7 +564,9 @@ int main(void)
 		cmocka_unit_test(test_index_without_memory),
 		cmocka_unit_test(test_same_alone),
 		cmocka_unit_test(test_same_in_company),
+		cmocka_unit_test(test_same_with_any_pages),
 		cmocka_unit_test(test_only_where_it_pays),
+		cmocka_unit_test(test_first_rows_come_first),
 		cmocka_unit_test(test_every_length),
 		cmocka_unit_test(test_stop_strings_and_context),
 		cmocka_unit_test(test_parked_and_cancelled),
