@@ -1,7 +1,7 @@
 /* stream - clients with clocks of their own, for the benches: each has a connection, all start at
  * once, and what they saw is printed as JSON.
  *
- *   stream SOCKET MODEL CLIENTS SHARED OWN GEN
+ *   stream SOCKET MODEL CLIENTS SHARED OWN GEN [again]
  *       prompts of SHARED tokens that are the same for all, then OWN tokens of each client; GEN
  *       tokens are generated. A daemon that is not there yet is waited for, 10 s.
  *   {"first_s": [...], "cached_tokens": [...], "tok_s", "full_tok_s", "total_s", "first_at",
@@ -120,12 +120,13 @@ static double full_rate(const struct client *c, int n)
 	return to > from ? (double)tokens / (to - from) : 0.0;
 }
 
-static int start_all(struct client *c, int n, const char *model, const uint32_t *count)
+/* The same rng, the same prompts. */
+static int start_all(struct client *c, int n, const char *model, const uint32_t *count,
+                     uint64_t rng)
 {
 	struct qllm_generate_args args = QLLM_GENERATE_INIT;
 	const uint32_t shared = count[0], own = count[1];
 	int32_t *tokens = calloc(shared + own, sizeof(*tokens));
-	uint64_t rng = (uint64_t)(now() * 1e9);
 
 	if (!tokens)
 		return -1;
@@ -141,6 +142,8 @@ static int start_all(struct client *c, int n, const char *model, const uint32_t 
 			rng = rng * 6364136223846793005u + 1442695040888963407u;
 			tokens[t] = (int32_t)((rng >> 33) % VOCAB);
 		}
+		c[i] = (struct client){ .q = c[i].q, .times = c[i].times };
+		free(c[i].times);
 		c[i].room = count[2];
 		c[i].times = calloc(count[2] + 1, sizeof(*c[i].times));
 		c[i].start = now();
@@ -179,11 +182,13 @@ static void print(const struct client *c, int n)
 int main(int argc, char **argv)
 {
 	static struct client c[CLIENTS_MAX];
-	uint32_t count[3];
-	int n, status = 1;
+	const uint64_t rng = (uint64_t)(now() * 1e9);
+	const int again = argc == 8 && strcmp(argv[7], "again") == 0;
+	uint32_t count[3], known[3];
+	int n, failed, status = 1;
 
-	if (argc != 7 || (n = atoi(argv[3])) < 1 || n > CLIENTS_MAX) {
-		fprintf(stderr, "usage: %s SOCKET MODEL CLIENTS SHARED OWN GEN\n", argv[0]);
+	if (argc != 7 + again || (n = atoi(argv[3])) < 1 || n > CLIENTS_MAX) {
+		fprintf(stderr, "usage: %s SOCKET MODEL CLIENTS SHARED OWN GEN [again]\n", argv[0]);
 		return 2;
 	}
 	for (int i = 0; i < 3; i++)
@@ -193,8 +198,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "stream: a prompt has 1 to %d tokens\n", TOKENS_MAX);
 		return 2;
 	}
-	if (connect_all(c, n, argv[1]) == 0 && start_all(c, n, argv[2], count) == 0 &&
-	    wait_for_all(c, n) == 0) {
+	memcpy(known, count, sizeof(known));
+	known[2] = 1;
+	failed = connect_all(c, n, argv[1]);
+	if (failed == 0 && again)
+		failed = start_all(c, n, argv[2], known, rng) || wait_for_all(c, n);
+	if (failed == 0)
+		failed = start_all(c, n, argv[2], count, rng) || wait_for_all(c, n);
+	if (failed == 0) {
 		print(c, n);
 		status = 0;
 	}
