@@ -302,7 +302,9 @@ static void report_text(struct bench *b, const struct facts *f, const struct fig
 	       f->read.flops_per_token / 1e6);
 	printf("tg%u  %.1f tokens/s", n, g->tg);
 	if (b->n_clients > 1)
-		printf(" of %u clients, %.1f while all of them were served", b->n_clients, g->full);
+		printf(" of %u clients", b->n_clients);
+	if (b->n_clients > 1 && g->full > 0)
+		printf(", %.1f while all of them were served", g->full);
 	printf("\nread  %.1f GB/s; decoding streams %.2f of it (%llu bytes a token)\n", g->bw,
 	       g->fraction, (unsigned long long)f->read.bytes_per_token);
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
