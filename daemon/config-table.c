@@ -92,7 +92,7 @@ const struct config_key config_table[] = {
 	          "whose users take the beginnings of their prompts from each other's memory: "
 	          "faster where all have the same one, but the time to a first token then tells "
 	          "one user what another has asked. Default: only prompts of the same user." },
-	{ "models", "pack", CONFIG_U64, AT(pack), "0", 0, 1, true,
+	{ "models", "pack", CONFIG_U64, AT(pack), "1", 0, 1, true,
 	  "1: imported models are packed for speed by a job, and so are, after a start, those in "
 	  "the store that are not; 0: the store keeps their GGUF." },
 	{ "jobs", "worker_socket", CONFIG_STR, AT(worker_socket), "",

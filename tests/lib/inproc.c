@@ -46,7 +46,8 @@ static void *serve(void *arg)
 	snprintf(cache, sizeof(cache), "%s/cache", inproc_dir);
 	snprintf(config, sizeof(config), "%s/conf", inproc_dir);
 	f = fopen(config, "w");
-	need(f && fclose(f) == 0, config);
+	/* no worker beside a program under test */
+	need(f && fputs("[models]\npack = 0\n", f) >= 0 && fclose(f) == 0, config);
 	exit_status = qllmd_main((int)ARRAY_SIZE(argv) - 1, (char **)(uintptr_t)argv);
 	return NULL;
 }

@@ -131,6 +131,9 @@ class Daemon:
         self.socket = os.path.join(self.dir, "s")
         self.log = os.path.join(self.dir, "log")
         self.options = list(options)
+        # A worker for each import would be in the way of tests of other things: test_pack asks for it.
+        if config is not None and "pack =" not in config or config is None and "--config" not in self.options:
+            config = (config or "") + "\n[models]\npack = 0\n"
         if config:
             path = os.path.join(self.dir, "qllmd.conf")
             with open(path, "w") as f:

@@ -29,7 +29,7 @@ def test_wrong_usage():
 
 
 def test_not_built_yet():
-    for name in ("embed score rerank stats quantize calibrate advise export lora session").split():
+    for name in ("embed score rerank stats quantize calibrate advise lora session").split():
         assert b"not built yet" in expect(ctl(name, "a", "--some", "thing"), USAGE).err
 
 
