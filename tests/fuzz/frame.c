@@ -273,8 +273,8 @@ static void send_false_blob(size_t n, unsigned kind)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-/* Is there an unknown field of number 0 in it? No schema can have one; the library takes it where the
- * number is written longer than it need be, and does not take what it then packs itself. */
+/* Is there an unknown field of number 0 in it? No schema can have one; the library takes it where
+ * the number is written longer than it need be, and does not take what it then packs itself. */
 static bool has_field_zero(const ProtobufCMessage *m)
 {
 	const ProtobufCMessageDescriptor *d = m->descriptor;
