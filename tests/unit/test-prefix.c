@@ -656,7 +656,17 @@ int main(void)
 		cmocka_unit_test(test_unloading_drops_pages),
 	};
 
+	int64_t live;
+	int failed;
+
 	if (!setup())
 		return 1;
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	live = mem_live_blocks();
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	if (failed == 0 && mem_live_blocks() != live) {
+		fprintf(stderr, "%lld blocks of memory were not freed\n",
+		        (long long)(mem_live_blocks() - live));
+		return 1;
+	}
+	return failed;
 }
