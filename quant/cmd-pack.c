@@ -47,8 +47,8 @@ static int serve_with(convert_fn convert, bool packing, const struct frame_in *i
 	struct stat st;
 	int r;
 
-	if (!str_is_name(name) || in->fds.n != 2)
-		return err_set(err, -EINVAL, "the job lacks its model's name or its target");
+	if (!str_is_name(name))
+		return err_set(err, -EINVAL, "the job's model name is none");
 	r = fd_check_source(in->fds.fd[0], "the model", &st, err);
 	if (r == 0)
 		r = fd_check_source(in->fds.fd[1], "the target", &st, err);
@@ -156,6 +156,7 @@ const struct cmd cmd_pack = {
 	.args = "FILE.gguf TARGET [--plain] [--progress]",
 	.help = "write a GGUF in the packed form of the store; --plain: without io_uring",
 	.kind = QLLM__WORK_KIND__WORK_PACK,
+	.n_fds = 2,
 	.by_hand = pack_by_hand,
 	.serve = pack_serve,
 };
@@ -164,6 +165,7 @@ const struct cmd cmd_export = {
 	.args = "FILE TARGET.gguf [--plain] [--progress]",
 	.help = "write the GGUF again that a packed file was made of, byte for byte",
 	.kind = QLLM__WORK_KIND__WORK_EXPORT,
+	.n_fds = 2,
 	.by_hand = export_by_hand,
 	.serve = export_serve,
 };

@@ -201,6 +201,7 @@ const struct cmd cmd_verify = {
 	.args = "FILE.gguf [--json] [--progress]",
 	.help = "check extents, vocabulary, NaN and Inf, and tell the checksum",
 	.kind = QLLM__WORK_KIND__WORK_VERIFY,
+	.n_fds = 1,
 	.by_hand = verify_by_hand,
 	.serve = verify_serve,
 };

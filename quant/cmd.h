@@ -26,6 +26,7 @@ struct job_result {
 struct cmd {
 	const char *name, *args, *help;
 	Qllm__WorkKind kind;
+	unsigned n_fds;                 /* that its job comes with: the model, and a target */
 	int (*by_hand)(int argc, char **argv);
 	int (*serve)(const struct frame_in *in, const struct job_io *io, struct job_result *ret,
 	             struct err *err);

@@ -149,6 +149,20 @@ static void step_back(void)
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
+/* As many descriptors as a job of this kind comes with; what kind it is, work() looks at. */
+static int check_fds(struct frame_in *in, struct err *err)
+{
+	const Qllm__WorkJob *job = in->frame->work_job;
+	const struct cmd *cmd = job->has_kind ? cmd_of_kind(job->kind) : NULL;
+	unsigned n = in->fds.n;
+
+	if (!cmd || n == cmd->n_fds)
+		return 0;
+	frame_in_deinit(in);
+	return err_set(err, -EPROTO, "the job %s comes with %u descriptors, it has %u", cmd->name,
+	               cmd->n_fds, n);
+}
+
 static int receive(int sock, struct frame_in *in, struct err *err)
 {
 	static uint8_t buf[FRAME_MAX + 1];
@@ -171,7 +185,7 @@ static int receive(int sock, struct frame_in *in, struct err *err)
 		               "the job is of a kind that this worker does not know: daemon and "
 		               "worker are of different versions");
 	}
-	return r;
+	return r < 0 ? r : check_fds(in, err);
 }
 
 static int work(struct service *s, const struct frame_in *in, struct err *err)
