@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Lookup decoding against none: alternating arms on one daemon, the same answers required.
 
-usage: lookup.py --qllmd PATH --qllmctl PATH [--rounds 3] [--threads 2] [-n 120] [--temp 0] [--cpu] [--json FILE] MODEL.gguf
+usage: lookup.py --qllmd PATH --qllmctl PATH [--rounds 3] [--threads 2] [-n 120] [--temp 0] [--cpu] [--in-place]
+                 [--json FILE] MODEL.gguf
 
 Prompts are those of lookup-prompts.json: `quoting`, whose answers stand in the prompt for the most part, and `free`.
 Prints for each prompt both arms' tokens a second (median of the rounds, of the decoding alone) and their ratio, with
@@ -39,7 +40,7 @@ class Bench:
             if subprocess.run([self.args.qllmctl, "--socket", self.socket, "is-ready"], capture_output=True).returncode == 0:
                 break
             time.sleep(0.05)
-        self.ctl("import", self.args.model, "--name", "m", "--in-place")
+        self.ctl("import", self.args.model, "--name", "m", *(["--in-place"] if self.args.in_place else []))
         self.ctl("load", "m", "--pin")
 
     def cpu_s(self):
@@ -99,6 +100,7 @@ def main():
     ap.add_argument("--temp", type=float, default=0)
     ap.add_argument("--sets", nargs="*", default=["quoting", "free"])
     ap.add_argument("--cpu", action="store_true")
+    ap.add_argument("--in-place", action="store_true")
     ap.add_argument("--json")
     ap.add_argument("model")
     args = ap.parse_args()
