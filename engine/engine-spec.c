@@ -254,9 +254,12 @@ static uint32_t vary(struct engine *e, struct lane *l, uint32_t n, uint32_t most
 	if (s->guess_most == 0)
 		return n;
 	turn = ++l->guess_turn % VARY_EVERY == 0;
-	if (n == 0)
-		return turn && spec_chance(s->spec, s->guess_match, 0) >= SURE ? MIN(SURE_FEW, most)
-		                                                               : 0;
+	if (n == 0) {
+		/* a draft model's steps are dear, and their time is known */
+		turn = turn && s->guess_match != SPEC_DRAFT &&
+		       spec_chance(s->spec, s->guess_match, 0) >= SURE;
+		return turn ? MIN(SURE_FEW, most) : 0;
+	}
 	for (uint32_t k = 1; k < n; k++)
 		if (!pace_step_known(&l->pace, 1 + k))
 			return k;
