@@ -28,8 +28,8 @@ const struct config_key config_table[] = {
 	  .help = "Budget for KV pages and buffers of all models (suffix K, M, G); 0: memory.max "
 	          "of the cgroup, else half of memory." },
 	{ "engine", "kv", CONFIG_STR, AT(kv), "f16",
-	  .help = "Type of keys and values of models that are loaded without a choice: f16, or "
-	          "kv8, about half as large." },
+	  .help = "Type of keys and values of models that are loaded without a choice: f16, "
+	          "kv8 (about half as large) or kv4 (less than a third)." },
 	{ "engine", "chunk", CONFIG_U64, AT(chunk), "128", 1, 4096,
 	  .help = "Prompt tokens a step: bounds how long one client's prompt delays another "
 	          "client's next token." },

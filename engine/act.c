@@ -78,6 +78,9 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 	if (r == 0)
 		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows),
 		        1, 1);
+	a->stage_tile = kv_tile_bytes(KV_KV8, hp->head_dim);
+	if (r == 0)
+		r = buf(a, &a->stage, s->max_rows / KV_PAGE + 1, a->stage_tile, hp->n_head_kv);
 	if (r < 0)
 		return r;
 	a->threads = mem_allocn(s->threads, sizeof(*a->threads));
@@ -121,5 +124,6 @@ void act_deinit(struct act *a)
 	mem_free(a->part_l);
 	mem_free(a->part_acc);
 	mem_free(a->q16_mem);
+	mem_free(a->stage);
 	*a = (struct act){ 0 };
 }

@@ -34,6 +34,10 @@ struct act {
 	float *part_m, *part_l;         /* [part][n_head] */
 	float *part_acc;                /* [part][n_att] */
 	void *q16_mem;
+	/* KV8 tiles of one layer, [page of a slice][kv head]: pages that a step fills, but for the
+	 * last two of each slice */
+	char *stage;
+	size_t stage_tile;              /* bytes */
 	struct act_thread *threads;
 	uint32_t n_threads;
 	uint64_t bytes;

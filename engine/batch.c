@@ -124,6 +124,8 @@ static void lay_out(struct batch *b)
 
 void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices)
 {
+	uint32_t stage = 0;
+
 	b->n_slices = b->n_rows = 0;
 	for (size_t i = 0; i < n_slices; i++) {
 		struct exec_slice *s = &slices[i];
@@ -131,7 +133,15 @@ void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices)
 		s->cancelled = false;
 		if (s->n == 0)
 			continue;
-		b->slices[b->n_slices++] = (struct batch_slice){ s, b->n_rows, s->n, s->pos0 };
+		b->slices[b->n_slices++] =
+			(struct batch_slice){ .s = s,
+			                      .row0 = b->n_rows,
+			                      .n = s->n,
+			                      .pos0 = s->pos0,
+			                      .page0 = s->pos0 / KV_PAGE,
+			                      .page1 = (s->pos0 + s->n - 1) / KV_PAGE,
+			                      .stage = stage };
+		stage += (s->n - 1) / KV_PAGE;
 		for (uint32_t j = 0; j < s->n; j++) {
 			b->pos[b->n_rows] = s->pos0 + j;
 			b->token[b->n_rows++] = (uint32_t)s->tokens[j];
@@ -160,9 +170,14 @@ static void compact(struct batch *b, uint32_t (*keep)(const struct batch_slice *
 			b->token[dst] = b->token[src];
 			move(arg, dst, src);
 		}
-		if (n > 0)
-			b->slices[n_slices++] = (struct batch_slice){ s.s, n_rows, n,
-				                                      s.pos0 + skip };
+		if (n > 0) {
+			struct batch_slice *to = &b->slices[n_slices++];
+
+			*to = s;
+			to->row0 = n_rows;
+			to->n = n;
+			to->pos0 = s.pos0 + skip;
+		}
 		n_rows += n;
 	}
 	b->n_slices = n_slices;

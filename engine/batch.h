@@ -18,6 +18,9 @@ enum {
 struct batch_slice {
 	struct exec_slice *s;
 	uint32_t row0, n, pos0;         /* live rows; pos0 is the position of row0 */
+	/* pages of all its rows as the step began; the number of the first one's 8-bit tile among
+	 * those of the step (OP_QKV) */
+	uint32_t page0, page1, stage;
 };
 struct attn_task {
 	/* tokens at rows [row, row + n), the first at position pos */

@@ -110,7 +110,7 @@ uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret
 	pthread_mutex_lock(&e->lock);
 	l = lane_find(e, m);
 	page = l ? l->page_bytes : fp.kv_page;
-	fixed = fixed_total(e) + (l ? 0 : fp.activations);
+	fixed = fixed_total(e) + (l ? kv_pool_extra(l->kv) * page : fp.activations);
 	pthread_mutex_unlock(&e->lock);
 	*ret_page = MAX(page, (uint64_t)1);
 	return e->c.budget > fixed ? e->c.budget - fixed : 0;
@@ -130,7 +130,8 @@ struct lane *lane_find(struct engine *e, const struct model *m)
 
 static uint64_t most_bytes(const struct request_state *s)
 {
-	return (uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * s->lane->page_bytes;
+	return (DIV_UP(seq_most(s), (uint32_t)KV_PAGE) + kv_pool_extra(s->lane->kv)) *
+	       s->lane->page_bytes;
 }
 
 /* What the largest request that the engine has accepted may come to need. */
@@ -352,6 +353,8 @@ static uint64_t pages_missing(const struct request_state *s, uint32_t n_pos)
 {
 	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = s->kv ? kv_seq_pages(s->kv) : 0;
 
+	if (!s->kv)
+		need += kv_pool_extra(s->lane->kv);
 	return need > have ? need - have : 0;
 }
 

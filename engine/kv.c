@@ -4,7 +4,7 @@
  * reads in one stretch.
  * Invariants:
  * 1. A page is either on the free list (refs 0) or referenced by `refs` tables, or tables and the
- *    prefix tree; used + free = allocated <= max.
+ *    prefix tree; used + free = allocated <= max, and used + extras <= max.
  * 2. Slabs never move and live as long as one of their pages is used: addresses from kv_seq_k stay
  *    valid until the sequence is freed.
  * 3. A sequence's table has room for all its pages, so giving back never allocates. */
@@ -31,12 +31,16 @@ struct kv_pool {
 	struct kv_shape shape;
 	size_t tile, part;              /* bytes of one layer and head; of its K */
 	size_t page_bytes, slab_pages;
+	size_t tile8;                   /* KV4: bytes of a tile's 8-bit form, else 0 */
+	uint32_t extra;                 /* pages' worth of memory a sequence holds besides */
+	uint64_t extras;                /* of all sequences */
 	uint64_t max, allocated, used;
 	struct kv_page *free_list;
 	VEC(struct kv_slab) slabs;
 };
 struct kv_seq {
 	struct kv_pool *pool;
+	char *open;                     /* KV4: [2][n_layer][n_kv_head] of tile8 bytes */
 	VEC(struct kv_page *) pages;
 };
 
@@ -63,8 +67,12 @@ int kv_pool_new(struct kv_pool **ret, const struct kv_shape *shape, uint64_t max
 		return -ENOMEM;
 	kv->shape = *shape;
 	kv->tile = kv_tile_bytes(shape->type, shape->head_dim);
-	kv->part = kv_part_bytes(shape->type, shape->head_dim);
+	kv->part = kv_k_bytes(shape->type, shape->head_dim);
 	kv->page_bytes = bytes;
+	if (shape->type == KV_KV4) {
+		kv->tile8 = kv_tile_bytes(KV_KV8, shape->head_dim);
+		kv->extra = (uint32_t)DIV_UP(2 * kv->tile8, kv->tile);
+	}
 	kv->slab_pages = MAX((size_t)1, (size_t)SLAB_BYTES / bytes);
 	kv->max = max_pages;
 	*ret = STEAL(kv);
@@ -90,7 +98,7 @@ uint64_t kv_pool_page_bytes(const struct kv_pool *kv)
 
 uint64_t kv_pool_used(const struct kv_pool *kv)
 {
-	return kv->used;
+	return kv->used + kv->extras;
 }
 
 uint64_t kv_pool_max(const struct kv_pool *kv)
@@ -100,7 +108,7 @@ uint64_t kv_pool_max(const struct kv_pool *kv)
 
 uint64_t kv_pool_allocated(const struct kv_pool *kv)
 {
-	return kv->allocated;
+	return kv->allocated + kv->extras;
 }
 
 static bool slab_is_free(const struct kv_slab *slab)
@@ -183,9 +191,35 @@ int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv)
 
 	if (!s)
 		return -ENOMEM;
+	if (kv->extra > kv->max - kv->used - kv->extras) {
+		mem_free(s);
+		return KV_E_FULL;
+	}
+	if (kv->tile8) {
+		s->open = mem_aligned(64, 2 * kv->tile8 * kv->shape.n_layer * kv->shape.n_kv_head);
+		if (!s->open) {
+			mem_free(s);
+			return -ENOMEM;
+		}
+	}
+	kv->extras += kv->extra;
 	s->pool = kv;
 	*ret = s;
 	return 0;
+}
+
+uint32_t kv_pool_extra(const struct kv_pool *kv)
+{
+	return kv->extra;
+}
+
+void *kv_seq_open(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head)
+{
+	const struct kv_shape *shape = &s->pool->shape;
+
+	return s->open +
+	       (((size_t)(p & 1) * shape->n_layer + layer) * shape->n_kv_head + head) *
+	               s->pool->tile8;
 }
 
 static void seq_shrink(struct kv_seq *s, size_t n)
@@ -199,6 +233,8 @@ struct kv_seq *kv_seq_free(struct kv_seq *s)
 	if (!s)
 		return NULL;
 	seq_shrink(s, 0);
+	s->pool->extras -= s->pool->extra;
+	mem_free(s->open);
 	vec_deinit(&s->pages);
 	return mem_free(s);
 }
@@ -211,7 +247,7 @@ int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos)
 
 	if (need <= had)
 		return 0;
-	if (need - had > kv->max - kv->used)
+	if (need - had > kv->max - kv->used - kv->extras)
 		return KV_E_FULL;
 	if (vec_reserve(&s->pages, need) < 0)
 		return -ENOMEM;

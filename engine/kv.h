@@ -29,12 +29,18 @@ uint64_t kv_pool_allocated(const struct kv_pool *kv);   /* pages memory is held 
 /* give memory back whose pages are all free */
 void kv_pool_trim(struct kv_pool *kv);
 
+/* KV_E_FULL when the pool is too small for its extra pages; -ENOMEM */
 int kv_seq_new(struct kv_seq **ret, struct kv_pool *kv);
 struct kv_seq *kv_seq_free(struct kv_seq *s);           /* gives its pages back */
 DEFINE_FREEP(struct kv_seq, kv_seq_free)
 /* Make room for positions [0, n_pos). On KV_E_FULL or -ENOMEM the sequence is as it was. */
 int kv_seq_reserve(struct kv_seq *s, uint32_t n_pos);
 uint32_t kv_seq_pages(const struct kv_seq *s);
+/* Pages' worth of memory that each sequence holds besides, from kv_seq_new on: with KV4 the 8-bit
+ * forms of its last two pages. */
+uint32_t kv_pool_extra(const struct kv_pool *kv);
+/* KV4: the KV8 tile of page index p, of which a sequence has those of the last two. */
+void *kv_seq_open(const struct kv_seq *s, uint32_t p, uint32_t layer, uint32_t head);
 /* --- sharing of full pages --- */
 struct kv_page *kv_seq_page(const struct kv_seq *s, uint32_t p);
 /* Another's page at index p <= kv_seq_pages, in place of the own one if there is one. 0, -ENOMEM */

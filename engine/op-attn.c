@@ -36,6 +36,27 @@ static void finish_token(const struct exec *x, const float *l, const float *acc,
 		x->k->scale(att + g * hd, 1.0f / l[g], hd);
 }
 
+/* What the task's queries whose own pages are within [own0, own1] see of a page; the others see
+ * nothing. False: there are none. */
+static bool set_ranges(const struct exec *x, const struct plan_op *op, const struct attn_task *t,
+                       uint32_t page, uint32_t own0, uint32_t own1, const struct act_thread *th)
+{
+	size_t group = x->m->hp.n_head / x->m->hp.n_head_kv;
+	int64_t base = (int64_t)page * KV_PAGE;
+	bool any = false;
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		uint32_t pos = t->pos + i, own = pos / KV_PAGE;
+		int64_t lo = (int64_t)batch_first_seen(&x->batch, op->windowed, pos) - base;
+		int64_t hi = own >= own0 && own <= own1 ? (int64_t)pos + 1 - base : 0;
+
+		any = any || hi > 0;
+		memset(th->lo + i * group, (int)CLAMP(lo, 0, KV_PAGE), group);
+		memset(th->hi + i * group, (int)CLAMP(hi, 0, KV_PAGE), group);
+	}
+	return any;
+}
+
 static void fold_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t,
                          uint32_t head, uint32_t seg, const struct attn_state *s,
                          const struct act_thread *th)
@@ -61,21 +82,29 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 		                    .acc = s->acc };
 
 	for (uint32_t page = first; page <= last; page++) {
-		int64_t base = (int64_t)page * KV_PAGE;
+		bool more = page < last;
 
-		for (uint32_t i = 0; i < t->n; i++) {
-			uint32_t pos = t->pos + i;
-			int64_t lo = (int64_t)batch_first_seen(&x->batch, op->windowed, pos) - base;
-			int64_t hi = (int64_t)pos + 1 - base;
-
-			memset(th->lo + i * group, (int)CLAMP(lo, 0, KV_PAGE), group);
-			memset(th->hi + i * group, (int)CLAMP(hi, 0, KV_PAGE), group);
-		}
 		a.k = kv_seq_k(kv, page, op->layer, head);
 		a.v = kv_seq_v(kv, page, op->layer, head);
-		a.next_k = page < last ? kv_seq_k(kv, page + 1, op->layer, head) : NULL;
-		a.next_v = page < last ? kv_seq_v(kv, page + 1, op->layer, head) : NULL;
-		x->k->attn_page(&a);
+		a.next_k = more ? kv_seq_k(kv, page + 1, op->layer, head) : NULL;
+		a.next_v = more ? kv_seq_v(kv, page + 1, op->layer, head) : NULL;
+		if (a.type != KV_KV4) {
+			set_ranges(x, op, t, page, page, UINT32_MAX, th);
+			x->k->attn_page(&a);
+			continue;
+		}
+		/* Queries of the page itself see its 8-bit form, later ones the closed page. */
+		if (set_ranges(x, op, t, page, page + 1, UINT32_MAX, th))
+			x->k->attn_page(&a);
+		if (set_ranges(x, op, t, page, page, page, th)) {
+			struct attn_page_args own = a;
+
+			own.type = KV_KV8;
+			own.k = op_open_tile(x, &x->batch.slices[t->slice], page, op->layer, head);
+			own.v = (const char *)own.k + kv_k_bytes(KV_KV8, hd);
+			own.next_k = own.next_v = NULL;
+			x->k->attn_page(&own);
+		}
 	}
 }
 

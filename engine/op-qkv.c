@@ -3,6 +3,8 @@
  * A chunk owns whole heads, so bias, head norm, rotation and the store into the pages follow in it
  * while the rows are in cache: no phase of their own. KV heads come first, having two matrices'
  * rows.
+ * With KV4 rows go to 8-bit tiles: of the sequence for its last two pages, which the next steps add
+ * to or take back, else of the step. A page that is full gets its closed form from there at once.
  * Invariant: a chunk of KV head g writes the pages of head g only; two chunks never share a
  * page. */
 #include "engine/ops.h"
@@ -45,6 +47,46 @@ static void query_head(struct exec *x, const struct plan_op *op, uint32_t head, 
 		            q + row * group * hd, row);
 }
 
+void *op_open_tile(const struct exec *x, const struct batch_slice *s, uint32_t page, uint32_t layer,
+                   uint32_t head)
+{
+	if (page + 1 >= s->page1)
+		return kv_seq_open(s->s->kv, page, layer, head);
+	return x->act.stage +
+	       ((size_t)(s->stage + page - s->page0) * x->m->hp.n_head_kv + head) *
+	               x->act.stage_tile;
+}
+
+/* The page that the slice goes on with is the sequence's: to the step's, where it has to leave. */
+static void open_first(const struct exec *x, const struct batch_slice *s, uint32_t layer,
+                       uint32_t head)
+{
+	void *from = kv_seq_open(s->s->kv, s->page0, layer, head);
+	void *to = op_open_tile(x, s, s->page0, layer, head);
+
+	if (to != from && s->s->pos0 % KV_PAGE != 0)
+		memcpy(to, from, x->act.stage_tile);
+}
+
+static void store_row(const struct exec *x, const struct batch_slice *s, uint32_t pos,
+                      uint32_t layer, uint32_t head, const float *k, const float *v)
+{
+	const struct kv_seq *kv = s->s->kv;
+	uint32_t page = pos / KV_PAGE, at = pos % KV_PAGE;
+	size_t hd = x->m->hp.head_dim;
+	void *kp = kv_seq_k(kv, page, layer, head), *vp = kv_seq_v(kv, page, layer, head);
+	char *tile;
+
+	if (kv_seq_type(kv) != KV_KV4) {
+		x->k->kv_store[kv_seq_type(kv)](kp, vp, at, hd, k, v);
+		return;
+	}
+	tile = op_open_tile(x, s, page, layer, head);
+	x->k->kv_store[KV_KV8](tile, tile + kv_k_bytes(KV_KV8, hd), at, hd, k, v);
+	if (at == KV_PAGE - 1)
+		x->k->kv_close(kp, vp, tile, tile + kv_k_bytes(KV_KV8, hd), hd);
+}
+
 static void store_slice(struct exec *x, const struct plan_op *op, const struct batch_slice *s,
                         uint32_t head)
 {
@@ -53,18 +95,17 @@ static void store_slice(struct exec *x, const struct plan_op *op, const struct b
 	const float *k_bias = km->bias ? km->bias + head * hd : NULL;
 	const float *v_bias = vm->bias ? vm->bias + head * hd : NULL;
 
+	if (kv_seq_type(s->s->kv) == KV_KV4)
+		open_first(x, s, op->layer, head);
 	for (uint32_t i = 0; i < s->n; i++) {
 		size_t row = s->row0 + i;
-		uint32_t pos = s->pos0 + i, page = pos / KV_PAGE;
 		float *k = x->act.k + row * x->act.n_kv + head * hd;
 		float *v = x->act.v + row * x->act.n_kv + head * hd;
 
 		finish_head(x, op, k_bias, op->k_norm, k, row);
 		if (v_bias)
 			x->k->add(v, v_bias, hd);
-		x->k->kv_store[kv_seq_type(s->s->kv)](kv_seq_k(s->s->kv, page, op->layer, head),
-		                                      kv_seq_v(s->s->kv, page, op->layer, head),
-		                                      pos % KV_PAGE, hd, k, v);
+		store_row(x, s, s->pos0 + i, op->layer, head, k, v);
 	}
 }
 

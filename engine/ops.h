@@ -44,6 +44,9 @@ void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t wid
  * (ld floats apart), as the matrix' type wants. r0 is a multiple of 16 where mat is packed. */
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
                size_t ld, float *y, size_t ldy, uint32_t thread);
+/* KV4: the KV8 tile of a page that slice s writes, between OP_QKV and OP_ATTN of one layer. */
+void *op_open_tile(const struct exec *x, const struct batch_slice *s, uint32_t page, uint32_t layer,
+                   uint32_t head);
 /* x->q16 from row `row` on. */
 struct q16 op_q16_from(const struct exec *x, size_t row);
 /* Rows [r0, r1) of src (ld floats apart) to x->q16, each in its path's form. */

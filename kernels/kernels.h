@@ -65,12 +65,16 @@ typedef void (*mm_fn)(const struct mm_args *a);
  * need no initial value).
  *   D = q . K at a position. F16: fma-chain over d = 0.. of q[d]*K[d][pos], one chain from 0. KV8:
  *   for each group such a chain c of q[d]*(float)code from 0, then D = fma(c, s[group][pos], D),
- *   from 0. S = scale * D; if softcap > 0: S = softcap*tanh(S/softcap)
+ *   from 0. KV4: such a chain of (q[d]*s[d])*(float)code, plus o: 16 lanes of fma(q[d], m[d]), d =
+ *   lane, lane + 16, .. from 0, then the tree.
+ *   S = scale * D; if softcap > 0: S = softcap*tanh(S/softcap)
  *   M = max(m, max S); corr = exp(m - M) (1 when m = M, 0 when m = -inf); P = exp(S - M), 0 outside
  *   [lo, hi)
  *   l = fma(l, corr, sum P) with the sum as 16 lanes (pos % 16: P[lane] + P[lane+16]) and then the
  *   tree above; acc[d] = acc[d]*corr, then a chain over pos = 0..31 (positions outside contribute
- *   nothing) of fma(P, V[pos][d], acc[d]); KV8: of fma(P * s[group][pos], (float)code, acc[d]).
+ *   nothing) of fma(P, V[pos][d], acc[d]); KV8, KV4: of fma(P * s[group][pos], (float)code,
+ *   acc[d]); KV4 then: acc[d] += o: 16 lanes of P*m + P*m (m = m[group][pos], as one product and
+ *   an fma of pos = lane + 16), then the tree.
  * exp and tanh are kernels' own (same bits at every level, error < 2 ulp for exp).
  * head_dim: a multiple of 16, at most 512. */
 struct attn_page_args {
@@ -117,9 +121,11 @@ struct kernels {
 	void (*rope_neox)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	void (*rope_norm)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	/* Store one position of K and V (head_dim floats each) into the parts of a tile; f16 rounds
-	 * to nearest even. */
+	 * to nearest even. KV4 has none: rows go to a KV8 tile, and kv_close makes the KV4 tile of
+	 * a full one. */
 	void (*kv_store[KV_TYPE_COUNT])(void *kpart, void *vpart, size_t pos, size_t head_dim,
 	                                const float *k, const float *v);
+	void (*kv_close)(void *k4, void *v4, const void *k8, const void *v8, size_t head_dim);
 	void (*attn_page)(const struct attn_page_args *a);
 	/* Merge state b into a (both of n_q queries): M = max(ma, mb); acc = acc_a*exp(ma-M) +
 	 * acc_b*exp(mb-M) (fma), l alike. A fresh state (m = -INFINITY; its l and acc are not read,

@@ -6,10 +6,10 @@
 
 #include "base/num.h"
 
-static const char *const names[KV_TYPE_COUNT] = { [KV_F16] = "f16", [KV_KV8] = "kv8" };
+static const char *const names[KV_TYPE_COUNT] = { [KV_F16] = "f16", [KV_KV8] = "kv8",
+	                                        [KV_KV4] = "kv4" };
 /* Of the interface's list, not in this build. */
-static const char *const others[] = { "kv4",  "kivi4", "kivi2", "tok8",
-	                              "tok4", "tok3",  "tok2" };
+static const char *const others[] = { "kivi4", "kivi2", "tok8", "tok4", "tok3", "tok2" };
 
 const char *kv_type_name(enum kv_type type)
 {
@@ -18,7 +18,7 @@ const char *kv_type_name(enum kv_type type)
 
 const char *kv_type_names(void)
 {
-	return "f16, kv8";
+	return "f16, kv8 and kv4";
 }
 
 int kv_type_from_name(const char *name, enum kv_type *ret)
@@ -34,14 +34,22 @@ int kv_type_from_name(const char *name, enum kv_type *ret)
 	return -ENOENT;
 }
 
-size_t kv_part_bytes(enum kv_type type, size_t head_dim)
+size_t kv_k_bytes(enum kv_type type, size_t head_dim)
+{
+	return type == KV_KV4 ? head_dim * (KV_PAGE / 2 + 2 * sizeof(uint16_t)) :
+	       kv_v_bytes(type, head_dim);
+}
+
+size_t kv_v_bytes(enum kv_type type, size_t head_dim)
 {
 	if (type == KV_F16)
 		return head_dim * KV_PAGE * sizeof(uint16_t);
+	if (type == KV_KV4)
+		return kv_groups(head_dim) * KV_PAGE * (KV_GROUP / 2 + 2 * sizeof(uint16_t));
 	return head_dim * KV_PAGE + kv_groups(head_dim) * KV_PAGE * sizeof(uint16_t);
 }
 
 size_t kv_tile_bytes(enum kv_type type, size_t head_dim)
 {
-	return 2 * kv_part_bytes(type, head_dim);
+	return kv_k_bytes(type, head_dim) + kv_v_bytes(type, head_dim);
 }

@@ -18,35 +18,47 @@
 #include "kernels/tmpl-math.h"
 
 #define PAGE_V (KV_PAGE / VL)
+enum { ATTN_HEAD_MAX = 512 };
 
 /* VL elements from i on of a part's codes. */
 INLINE vf kv_load(const enum kv_type type, const void *codes, size_t i)
 {
+	/* KV4: rows of 32 in 16 bytes; i names a place in the row as if they were in order. */
+	if (type == KV_KV4)
+		return v_load_u4((const uint8_t *)codes + i / 32 * 16 + i % 16, i % 32 >= 16);
 	return type == KV_F16 ? v_load_f16((const uint16_t *)codes + i) :
 	       v_load_i8((const int8_t *)codes + i);
 }
 
 INLINE const void *kv_at(const enum kv_type type, const void *codes, size_t i)
 {
-	return (const char *)codes + i * (type == KV_F16 ? 2 : 1);
+	return (const char *)codes + (type == KV_F16 ? i * 2 : type == KV_KV8 ? i : i / 2);
 }
 
-/* KV8: the factors [groups][KV_PAGE] behind the codes of a part. */
-INLINE const uint16_t *kv_factors(const struct attn_page_args *a, const void *part, size_t group)
+/* KV8, and V of KV4: the factors [groups][KV_PAGE] behind the codes of a part. */
+INLINE const uint16_t *kv_factors(const struct attn_page_args *a, const enum kv_type type,
+                                  const void *part, size_t group)
 {
-	return (const uint16_t *)((const char *)part + a->head_dim * KV_PAGE) + group * KV_PAGE;
+	const size_t codes = type == KV_KV8 ? a->head_dim * KV_PAGE :
+	                     kv_groups(a->head_dim) * KV_GROUP * KV_PAGE / 2;
+
+	return (const uint16_t *)((const char *)part + codes) + group * KV_PAGE;
 }
 
-/* s[i][pos] = chain over d = [d0, d1) of q . K[.][pos] from 0. */
-INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type, const size_t *query,
-                       const size_t n, size_t d0, size_t d1, const char *next,
-                       float s[][KV_PAGE])
+/* Elements of a row of V, the last group's padding with them. */
+INLINE size_t kv_row(const struct attn_page_args *a, const enum kv_type type)
 {
-	UNINIT const float *q[ATTN_QUERIES];
+	return type == KV_KV4 ? kv_groups(a->head_dim) * KV_GROUP : a->head_dim;
+}
+
+/* s[i][pos] = chain over d = [d0, d1) of q[i] . K[.][pos] from 0. */
+INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type,
+                       const float *const *q, const size_t n, size_t d0, size_t d1,
+                       const char *next, float s[][KV_PAGE])
+{
 	UNINIT vf acc[ATTN_QUERIES][PAGE_V];
 
 	UNROLL for (size_t i = 0; i < n; i++) {
-		q[i] = a->q + query[i] * a->ldq;
 		UNROLL for (size_t p = 0; p < PAGE_V; p++)
 			acc[i][p] = v_set1(0.0f);
 	}
@@ -69,23 +81,66 @@ INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type, 
 			v_store(s[i] + p * VL, acc[i][p]);
 }
 
+/* As attn_scores: factors go to the query, offsets make one number of it. */
+INLINE void attn_scores_kv4(const struct attn_page_args *a, const float *const *q, const size_t n,
+                            const char *next, float s[][KV_PAGE])
+{
+	const uint16_t *factor = (const uint16_t *)((const char *)a->k + a->head_dim * KV_PAGE / 2);
+	UNINIT float scaled[ATTN_QUERIES][ATTN_HEAD_MAX];
+	UNINIT const float *of[ATTN_QUERIES];
+	UNINIT vf sum[ATTN_QUERIES][NV];
+
+	UNROLL for (size_t i = 0; i < n; i++) {
+		of[i] = scaled[i];
+		UNROLL for (size_t v = 0; v < NV; v++)
+			sum[i][v] = v_set1(0.0f);
+	}
+	for (size_t d = 0; d < a->head_dim; d += 16)
+		UNROLL for (size_t v = 0; v < NV; v++) {
+			const size_t at = d + v * VL;
+			const vf f = v_load_f16(factor + at);
+			const vf m = v_load_f16(factor + a->head_dim + at);
+
+			UNROLL for (size_t i = 0; i < n; i++) {
+				const vf e = v_load(q[i] + at);
+
+				v_store(scaled[i] + at, e * f);
+				sum[i][v] = v_fma(e, m, sum[i][v]);
+			}
+		}
+	attn_chain(a, KV_KV4, of, n, 0, a->head_dim, next, s);
+	UNROLL for (size_t i = 0; i < n; i++) {
+		const vf o = v_set1(tree_sum(sum[i]));
+
+		UNROLL for (size_t p = 0; p < PAGE_V; p++)
+			v_store(s[i] + p * VL, v_load(s[i] + p * VL) + o);
+	}
+}
+
 /* s[i][pos] = q . K[.][pos], unscaled. */
 INLINE void attn_scores(const struct attn_page_args *a, const enum kv_type type,
                         const size_t *query, const size_t n, const char *next, float s[][KV_PAGE])
 {
 	UNINIT float part[ATTN_QUERIES][KV_PAGE];
+	UNINIT const float *q[ATTN_QUERIES];
 
+	UNROLL for (size_t i = 0; i < n; i++)
+		q[i] = a->q + query[i] * a->ldq;
+	if (type == KV_KV4) {
+		attn_scores_kv4(a, q, n, next, s);
+		return;
+	}
 	if (type == KV_F16) {
-		attn_chain(a, type, query, n, 0, a->head_dim, next, s);
+		attn_chain(a, type, q, n, 0, a->head_dim, next, s);
 		return;
 	}
 	for (size_t i = 0; i < n; i++)
 		memset(s[i], 0, sizeof(s[i]));
 	for (size_t d = 0; d < a->head_dim; d += KV_GROUP) {
 		const size_t end = d + KV_GROUP < a->head_dim ? d + KV_GROUP : a->head_dim;
-		const uint16_t *factor = kv_factors(a, a->k, d / KV_GROUP);
+		const uint16_t *factor = kv_factors(a, type, a->k, d / KV_GROUP);
 
-		attn_chain(a, type, query, n, d, end, next, part);
+		attn_chain(a, type, q, n, d, end, next, part);
 		UNROLL for (size_t i = 0; i < n; i++)
 			UNROLL for (size_t p = 0; p < PAGE_V; p++)
 				v_store(s[i] + p * VL,
@@ -153,9 +208,9 @@ INLINE void attn_values(const struct attn_page_args *a, const enum kv_type type,
 		UNINIT vf x[2 * NV];
 
 		if (next)
-			__builtin_prefetch(kv_at(type, next, pos * a->head_dim + d));
+			__builtin_prefetch(kv_at(type, next, pos * kv_row(a, type) + d));
 		UNROLL for (size_t v = 0; v < nv; v++)
-			x[v] = kv_load(type, a->v, pos * a->head_dim + d + v * VL);
+			x[v] = kv_load(type, a->v, pos * kv_row(a, type) + d + v * VL);
 		UNROLL for (size_t i = 0; i < n; i++) {
 			const vf e = v_set1(p[i][pos]);
 
@@ -178,8 +233,8 @@ INLINE void attn_value_rows(const struct attn_page_args *a, const enum kv_type t
 		const bool whole = d + KV_GROUP <= a->head_dim;
 		float (*of)[KV_PAGE] = p;
 
-		if (type == KV_KV8) {
-			const uint16_t *factor = kv_factors(a, a->v, d / KV_GROUP);
+		if (type != KV_F16) {
+			const uint16_t *factor = kv_factors(a, type, a->v, d / KV_GROUP);
 
 			UNROLL for (size_t i = 0; i < n; i++)
 				UNROLL for (size_t j = 0; j < KV_PAGE; j += VL)
@@ -191,6 +246,33 @@ INLINE void attn_value_rows(const struct attn_page_args *a, const enum kv_type t
 			attn_values(a, type, query, n, 2 * NV, d, of, corr, lo, hi, next);
 		else
 			attn_values(a, type, query, n, NV, d, of, corr, lo, hi, next);
+	}
+}
+
+/* KV4: what V's offsets give, once all positions are in. */
+INLINE void attn_offsets(const struct attn_page_args *a, const size_t *query, const size_t n,
+                         float p[][KV_PAGE])
+{
+	const size_t groups = kv_groups(a->head_dim);
+
+	for (size_t g = 0; g < groups; g++) {
+		const uint16_t *m = kv_factors(a, KV_KV4, a->v, groups + g);
+		const size_t end = (g + 1) * KV_GROUP < a->head_dim ? (g + 1) * KV_GROUP :
+		                   a->head_dim;
+
+		UNROLL for (size_t i = 0; i < n; i++) {
+			float *acc = a->acc + query[i] * a->head_dim;
+			UNINIT vf sum[NV];
+			vf o;
+
+			UNROLL for (size_t v = 0; v < NV; v++)
+				sum[v] = v_fma(v_load(p[i] + 16 + v * VL),
+				               v_load_f16(m + 16 + v * VL),
+				               v_load(p[i] + v * VL) * v_load_f16(m + v * VL));
+			o = v_set1(tree_sum(sum));
+			for (size_t d = g * KV_GROUP; d < end; d += VL)
+				v_store(acc + d, v_load(acc + d) + o);
+		}
 	}
 }
 
@@ -224,6 +306,8 @@ INLINE void attn_block(const struct attn_page_args *a, const enum kv_type type,
 		if (a->hi[query[i]] > hi)
 			attn_value_rows(a, type, query + i, 1, p + i, ones, hi, a->hi[query[i]],
 			                NULL);
+	if (type == KV_KV4)
+		attn_offsets(a, query, n, p);
 }
 
 /* A function for each number of queries that share a block. */
@@ -243,12 +327,14 @@ INLINE void attn_block(const struct attn_page_args *a, const enum kv_type type,
 #endif
 ATTN_BLOCKS(ATTN_BLOCK, F16)
 ATTN_BLOCKS(ATTN_BLOCK, KV8)
+ATTN_BLOCKS(ATTN_BLOCK, KV4)
 #define ATTN_ROW(type, n) [KV_##type][n - 1] = attn_block_##type##_##n,
 
 typedef void (*attn_block_fn)(const struct attn_page_args *a, const size_t *query, bool fetch);
 static const attn_block_fn attn_blocks[KV_TYPE_COUNT][ATTN_QUERIES] = {
 	ATTN_BLOCKS(ATTN_ROW, F16)
 	ATTN_BLOCKS(ATTN_ROW, KV8)
+	ATTN_BLOCKS(ATTN_ROW, KV4)
 };
 
 static void attn_page(const struct attn_page_args *a)

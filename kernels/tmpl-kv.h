@@ -79,8 +79,85 @@ static void kv_store_kv8(void *kpart, void *vpart, size_t pos, size_t head_dim, 
 	}
 }
 
+/* Factor and offset of a range; bad is NaN when some value was. */
+INLINE float kv4_range(float lo, float hi, float bad, uint16_t *s, uint16_t *m)
+{
+	const float step = (hi - lo) / 15.0f;
+
+	*m = f16_store(lo);
+	*s = bad == bad ? f16_store(step < 65504.0f ? step : 65504.0f) : 0x7e00;
+	return f16_load(*s);
+}
+
+/* Codes of VL values. */
+INLINE vi kv4_codes(vf x, vf s, vf m)
+{
+	const vf magic = v_set1(0x1.8p23f), e = (x - m) / s;
+
+	return (vi)(v_max(v_set1(0.0f), v_min(e, v_set1(15.0f))) + magic) - (vi)magic;
+}
+
+/* 32 values with one factor and offset to 16 bytes. */
+INLINE void kv4_row(uint8_t out[16], const float x[32], uint16_t *s, uint16_t *m)
+{
+	UNINIT vf lo[NV], hi[NV], bad[NV];
+	UNINIT int32_t c[32];
+	float step, least;
+
+	UNROLL for (size_t v = 0; v < NV; v++) {
+		const vf a = v_load(x + v * VL), b = v_load(x + 16 + v * VL);
+
+		hi[v] = v_max(a, b);
+		lo[v] = v_max(-a, -b);
+		bad[v] = (a - a) + (b - b);
+	}
+	least = -tree_max(lo);
+	step = kv4_range(least, tree_max(hi), tree_sum(bad), s, m);
+	least = f16_load(*m);
+	for (size_t i = 0; i < 32; i += VL) {
+		const vi codes = kv4_codes(v_load(x + i), v_set1(step > 0.0f ? step : INFINITY),
+		                           v_set1(least));
+
+		memcpy(c + i, &codes, sizeof(codes));
+	}
+	for (size_t i = 0; i < 16; i++)
+		out[i] = (uint8_t)((c[i] & 15) | (c[i + 16] & 15) << 4);
+}
+
+static void kv_close(void *k4, void *v4, const void *k8, const void *v8, size_t head_dim)
+{
+	const size_t groups = kv_groups(head_dim);
+	const int8_t *kc = k8, *vc = v8;
+	const uint16_t *kf = (const uint16_t *)(kc + head_dim * KV_PAGE);
+	const uint16_t *vf_ = (const uint16_t *)(vc + head_dim * KV_PAGE);
+	uint8_t *k = k4, *v = v4;
+	uint16_t *ks = (uint16_t *)(k + head_dim * (KV_PAGE / 2));
+	uint16_t *vs = (uint16_t *)(v + groups * KV_PAGE * (KV_GROUP / 2));
+	UNINIT float x[32];
+
+	for (size_t d = 0; d < head_dim; d++, k += 16) {
+		for (size_t pos = 0; pos < KV_PAGE; pos += VL)
+			v_store(x + pos, v_load_i8(kc + d * KV_PAGE + pos) *
+			        v_load_f16(kf + d / KV_GROUP * KV_PAGE + pos));
+		kv4_row(k, x, &ks[d], &ks[head_dim + d]);
+	}
+	for (size_t pos = 0; pos < KV_PAGE; pos++)
+		for (size_t g = 0; g < groups; g++, v += 16) {
+			const int8_t *codes = vc + pos * head_dim + g * KV_GROUP;
+			const size_t n = head_dim - g * KV_GROUP < KV_GROUP ? 16 : 32;
+			const vf s = v_set1(f16_load(vf_[g * KV_PAGE + pos]));
+
+			/* a short group twice: the second half is in no range of its own */
+			for (size_t i = 0; i < 32; i += VL)
+				v_store(x + i, v_load_i8(codes + i % n) * s);
+			kv4_row(v, x, &vs[g * KV_PAGE + pos],
+			        &vs[(groups + g) * KV_PAGE + pos]);
+		}
+}
+
 static void kv_fill(struct kernels *k)
 {
 	k->kv_store[KV_F16] = kv_store_f16;
 	k->kv_store[KV_KV8] = kv_store_kv8;
+	k->kv_close = kv_close;
 }

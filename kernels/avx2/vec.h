@@ -1,6 +1,7 @@
 /* vec - the AVX2 level's vector of eight floats, for the templates. */
 #pragma once
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "kernels/f16.h"
 
@@ -37,6 +38,14 @@ static inline vf v_min(vf a, vf b)
 static inline vf v_load_i8(const int8_t *p)
 {
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+/* Low or high nibbles of eight bytes. */
+static inline vf v_load_u4(const uint8_t *p, bool high)
+{
+	const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+
+	return _mm256_cvtepi32_ps(high ? _mm256_srli_epi32(x, 4) :
+	                          _mm256_and_si256(x, _mm256_set1_epi32(15)));
 }
 static inline vf v_load_f16(const uint16_t *p)
 {

@@ -1,6 +1,7 @@
 /* vec - the AVX-512 level's vector of sixteen floats, for the templates. */
 #pragma once
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "kernels/f16.h"
 
@@ -37,6 +38,14 @@ static inline vf v_min(vf a, vf b)
 static inline vf v_load_i8(const int8_t *p)
 {
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+/* Low or high nibbles of sixteen bytes. */
+static inline vf v_load_u4(const uint8_t *p, bool high)
+{
+	const __m128i x = _mm_loadu_si128((const __m128i *)p), low = _mm_set1_epi8(15);
+
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+		_mm_and_si128(high ? _mm_srli_epi16(x, 4) : x, low)));
 }
 static inline vf v_load_f16(const uint16_t *p)
 {

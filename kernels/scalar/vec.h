@@ -1,5 +1,6 @@
 /* vec - the scalar level's vector: one lane, so that the templates serve as the reference. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include "kernels/f16.h"
@@ -36,6 +37,10 @@ static inline vf v_min(vf a, vf b)
 static inline vf v_load_i8(const int8_t *p)
 {
 	return (vf){ (float)*p };
+}
+static inline vf v_load_u4(const uint8_t *p, bool high)
+{
+	return (vf){ (float)(high ? *p >> 4 : *p & 15) };
 }
 static inline vf v_load_f16(const uint16_t *p)
 {

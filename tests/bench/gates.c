@@ -103,8 +103,11 @@ static void gate_attn(struct gates *g, enum kv_type type, size_t n_q)
 {
 	float m[BATCH * GROUP], l[BATCH * GROUP];
 	uint8_t lo[BATCH * GROUP], hi[BATCH * GROUP];
-	const size_t part = kv_part_bytes(type, HEAD_DIM);
-	char *page = memory(2 * part);
+	const size_t part = kv_k_bytes(type, HEAD_DIM);
+	const enum kv_type form = type == KV_KV4 ? KV_KV8 : type;
+	const size_t full_part = kv_k_bytes(form, HEAD_DIM);
+	char *page = memory(kv_tile_bytes(type, HEAD_DIM));
+	char *full = form == type ? page : memory(kv_tile_bytes(form, HEAD_DIM));
 	struct attn_page_args a = {
 		.q = g->x,
 		.ldq = HEAD_DIM,
@@ -128,11 +131,16 @@ static void gate_attn(struct gates *g, enum kv_type type, size_t n_q)
 		hi[i] = KV_PAGE;
 	}
 	for (size_t pos = 0; pos < KV_PAGE; pos++)
-		g->k.kv_store[type](page, page + part, pos, HEAD_DIM, g->x + pos, g->x + pos + 1);
+		g->k.kv_store[form](full, full + full_part, pos, HEAD_DIM, g->x + pos,
+		                    g->x + pos + 1);
+	if (type == KV_KV4)
+		g->k.kv_close(page, page + part, full, full + full_part, HEAD_DIM);
 	printf("attn_page %s %zu\n", kv_type_name(type), n_q);
 	gate_begin();
 	g->k.attn_page(&a);
 	gate_end();
+	if (full != page)
+		free(full);
 	free(page);
 }
 

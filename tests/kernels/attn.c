@@ -92,19 +92,44 @@ static void set_range(uint8_t *lo, uint8_t *hi, size_t query, size_t page, int r
 	}
 }
 
-/* Element i of a part whose factors stand at row `factor` of them, column `pos`. */
-static double element(const struct attn_case *c, const void *part, size_t i, size_t factor,
-                      size_t pos)
+static double half_at(const void *p, size_t i)
 {
-	const int8_t *codes = part;
 	uint16_t half;
 
-	if (c->type == KV_F16) {
-		memcpy(&half, codes + 2 * i, 2);
-		return (double)k_f16_to_f32(half);
-	}
-	memcpy(&half, codes + c->head_dim * KV_PAGE + 2 * (factor * KV_PAGE + pos), 2);
-	return (double)codes[i] * (double)k_f16_to_f32(half);
+	memcpy(&half, (const char *)p + 2 * i, 2);
+	return (double)k_f16_to_f32(half);
+}
+
+static double key(const struct attn_case *c, const void *part, size_t d, size_t pos)
+{
+	const int8_t *codes = part;
+	uint8_t byte;
+
+	if (c->type == KV_F16)
+		return half_at(part, d * KV_PAGE + pos);
+	if (c->type == KV_KV8)
+		return codes[d * KV_PAGE + pos] * half_at(codes + c->head_dim * KV_PAGE,
+		                                          d / KV_GROUP * KV_PAGE + pos);
+	byte = (uint8_t)codes[d * 16 + pos % 16];
+	return (pos < 16 ? byte & 15 : byte >> 4) * half_at(codes + c->head_dim * 16, d) +
+	       half_at(codes + c->head_dim * 16, c->head_dim + d);
+}
+
+static double value(const struct attn_case *c, const void *part, size_t pos, size_t d)
+{
+	const size_t groups = kv_groups(c->head_dim), factor = d / KV_GROUP * KV_PAGE + pos;
+	const int8_t *codes = part;
+	uint8_t byte;
+
+	if (c->type == KV_F16)
+		return half_at(part, pos * c->head_dim + d);
+	if (c->type == KV_KV8)
+		return codes[pos * c->head_dim + d] *
+		       half_at(codes + c->head_dim * KV_PAGE, factor);
+	byte = (uint8_t)codes[(pos * groups + d / KV_GROUP) * 16 + d % 16];
+	return (d % 32 < 16 ? byte & 15 : byte >> 4) *
+	               half_at(codes + groups * KV_PAGE * 16, factor) +
+	       half_at(codes + groups * KV_PAGE * 16, groups * KV_PAGE + factor);
 }
 
 /* Every query against the double softmax over what it sees. */
@@ -121,8 +146,7 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 
 				for (size_t d = 0; d < c->head_dim; d++)
 					score += (double)c->q[i * c->ldq + d] *
-					         element(c, c->k[p], d * KV_PAGE + pos,
-					                 d / KV_GROUP, pos);
+					         key(c, c->k[p], d, pos);
 				score *= 0.125;
 				if (c->softcap > 0.0f)
 					score = (double)c->softcap *
@@ -130,8 +154,7 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 				e = exp(score);
 				sum += e;
 				for (size_t d = 0; d < c->head_dim; d++)
-					out[d] += e * element(c, c->v[p], pos * c->head_dim + d,
-					                      d / KV_GROUP, pos);
+					out[d] += e * value(c, c->v[p], pos, d);
 			}
 		for (size_t d = 0; d < c->head_dim && sum > 0.0; d++)
 			worst = fmax(worst, fabs(out[d] / sum -
@@ -139,6 +162,44 @@ static void check_reference(const struct attn_case *c, const struct attn_state *
 	}
 	check(worst < 2e-5, "scalar attn_page: %s, %zu queries of %zu off by %g",
 	      kv_type_name(c->type), c->n_q, c->head_dim, worst);
+}
+
+/* A page in KV4 is made of a full one in KV8, which it keeps to within half a step. */
+static void fill_closed(const struct kernels *k, struct attn_case *c, size_t p)
+{
+	const size_t n = c->head_dim * KV_PAGE, part = kv_k_bytes(KV_KV8, c->head_dim);
+	const struct attn_case full = { .head_dim = c->head_dim, .type = KV_KV8 };
+	char *k8 = guarded_alloc(part), *v8 = guarded_alloc(part);
+	double worst = 0.0;
+	float x[512];
+
+	for (size_t pos = 0; pos < KV_PAGE; pos++) {
+		for (size_t d = 0; d < c->head_dim; d++)
+			x[d] = rnd_float(-2.0f, 2.0f);
+		k->kv_store[KV_KV8](k8, v8, pos, c->head_dim, x, x);
+	}
+	k->kv_close(c->k[p], c->v[p], k8, v8, c->head_dim);
+	for (size_t i = 0; i < n; i++) {
+		const size_t d = i / KV_PAGE, pos = i % KV_PAGE;
+
+		worst = fmax(worst, fabs(key(c, c->k[p], d, pos) - key(&full, k8, d, pos)));
+		worst = fmax(worst, fabs(value(c, c->v[p], pos, d) - value(&full, v8, pos, d)));
+	}
+	check(worst < 4.0 / 15.0 / 2.0 + 0.005, "kv_close: head_dim=%zu off by %g", c->head_dim,
+	      worst);
+	for (size_t l = 0; l < n_levels; l++) {
+		char *k4 = guarded_alloc(kv_k_bytes(KV_KV4, c->head_dim));
+		char *v4 = guarded_alloc(kv_v_bytes(KV_KV4, c->head_dim));
+
+		levels[l].k.kv_close(k4, v4, k8, v8, c->head_dim);
+		check(memcmp(k4, c->k[p], kv_k_bytes(KV_KV4, c->head_dim)) == 0 &&
+		              memcmp(v4, c->v[p], kv_v_bytes(KV_KV4, c->head_dim)) == 0,
+		      "%s kv_close: head_dim=%zu", levels[l].name, c->head_dim);
+		guarded_free(k4, kv_k_bytes(KV_KV4, c->head_dim));
+		guarded_free(v4, kv_v_bytes(KV_KV4, c->head_dim));
+	}
+	guarded_free(k8, part);
+	guarded_free(v8, part);
 }
 
 static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
@@ -153,9 +214,13 @@ static void fill_pages(const struct kernels *k, struct attn_case *c, int ranges)
 			for (size_t pos = c->lo[p][i]; pos < c->hi[p][i]; pos++)
 				seen |= 1u << pos;
 		}
+		memset(c->k[p], 0xff, kv_k_bytes(c->type, c->head_dim));
+		memset(c->v[p], 0xff, kv_v_bytes(c->type, c->head_dim));
+		if (c->type == KV_KV4) {
+			fill_closed(k, c, p);
+			continue;
+		}
 		/* NaN where nothing is stored */
-		memset(c->k[p], 0xff, kv_part_bytes(c->type, c->head_dim));
-		memset(c->v[p], 0xff, kv_part_bytes(c->type, c->head_dim));
 		for (size_t pos = 0; pos < KV_PAGE; pos++) {
 			if (!(seen & 1u << pos))
 				continue;
@@ -175,7 +240,7 @@ static void check_case(enum kv_type type, size_t n_q, size_t head_dim, float sof
 		               .head_dim = head_dim,
 		               .ldq = head_dim + 5,
 		               .softcap = softcap };
-	const size_t page_bytes = kv_part_bytes(type, head_dim),
+	const size_t k_bytes = kv_k_bytes(type, head_dim), v_bytes = kv_v_bytes(type, head_dim),
 		     q_bytes = ((n_q - 1) * c.ldq + head_dim) * 4;
 	struct attn_state want, half_a, half_b;
 
@@ -183,8 +248,8 @@ static void check_case(enum kv_type type, size_t n_q, size_t head_dim, float sof
 	for (size_t i = 0; i < q_bytes / 4; i++)
 		c.q[i] = rnd_float(-2.0f, 2.0f);
 	for (size_t p = 0; p < PAGES; p++) {
-		c.k[p] = guarded_alloc(page_bytes);
-		c.v[p] = guarded_alloc(page_bytes);
+		c.k[p] = guarded_alloc(k_bytes);
+		c.v[p] = guarded_alloc(v_bytes);
 		c.lo[p] = guarded_alloc(n_q);
 		c.hi[p] = guarded_alloc(n_q);
 	}
@@ -221,8 +286,8 @@ static void check_case(enum kv_type type, size_t n_q, size_t head_dim, float sof
 	state_free(&c, &half_a);
 	state_free(&c, &half_b);
 	for (size_t p = 0; p < PAGES; p++) {
-		guarded_free(c.k[p], page_bytes);
-		guarded_free(c.v[p], page_bytes);
+		guarded_free(c.k[p], k_bytes);
+		guarded_free(c.v[p], v_bytes);
 		guarded_free(c.lo[p], n_q);
 		guarded_free(c.hi[p], n_q);
 	}
@@ -231,7 +296,7 @@ static void check_case(enum kv_type type, size_t n_q, size_t head_dim, float sof
 
 static void check_kv_store(enum kv_type type, size_t head_dim)
 {
-	const size_t bytes = kv_part_bytes(type, head_dim);
+	const size_t bytes = kv_k_bytes(type, head_dim);
 	char *k = guarded_alloc(bytes), *v = guarded_alloc(bytes), *want = calloc(2, bytes);
 	float *x = guarded_alloc(2 * head_dim * 4);
 
@@ -265,7 +330,7 @@ static void check_type(enum kv_type type)
 			    dims[] = { 16, 48, 64, 128, 256, 512 };
 
 	for (size_t d = 0; d < ARRAY_SIZE(dims); d++) {
-		if (wanted("kv_store"))
+		if (wanted("kv_store") && type != KV_KV4)
 			check_kv_store(type, dims[d]);
 		for (size_t i = 0; i < ARRAY_SIZE(queries) && wanted("attn_page"); i++) {
 			if (dims[d] * queries[i] > 10000)

@@ -208,7 +208,7 @@ def test_kv_types():
     with Daemon() as d:
         d.json("import", model_file("smollm2"))
         f16 = d.json("estimate", "smollm2", "--ctx", "1024")
-        for kv, most in (("kv8", 0.55),):
+        for kv, most in (("kv8", 0.55), ("kv4", 0.35)):
             d.ctl("load", "smollm2", "--kv", kv)
             assert d.json("ps")[0]["kv"] == kv
             small = d.json("estimate", "smollm2", "--ctx", "1024", "--kv", kv)
@@ -219,7 +219,7 @@ def test_kv_types():
             assert a["text"] == b["text"] and "Paris" in a["text"], (a, b)
             row = d.json("ps")[0]
             assert row["kv"] == kv and row["kv_pages_max"] > 0, row
-        assert b" kv8 " in d.ctl("ps").out
+        assert b" kv4 " in d.ctl("ps").out
         # an unused model is loaded again with what is asked for; nothing asked keeps it
         assert d.json("load", "smollm2")["was_loaded"] is True
         assert d.json("load", "smollm2", "--kv", "f16")["was_loaded"] is False

@@ -445,7 +445,8 @@ static void test_chunks_and_threads_change_no_bit(void **state)
 /* Keys and values in few bits: near the reference, and as steady as F16. */
 static void test_kv_types(void **state)
 {
-	static const double bounds[KV_TYPE_COUNT] = { [KV_F16] = 1e-4, [KV_KV8] = 0.05 };
+	static const double bounds[KV_TYPE_COUNT] = { [KV_F16] = 1e-4, [KV_KV8] = 0.05,
+		                                       [KV_KV4] = 0.5 };
 
 	(void)state;
 	for (unsigned type = 0; type < KV_TYPE_COUNT; type++) {
