@@ -14,8 +14,8 @@ SUITE = "bookworm"
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 # systemd and what a login session needs, the libraries of the daemon and of qllmctl, and what tests use inside.
 PACKAGES = ("adduser", "ca-certificates", "dbus", "dbus-user-session", "libedit2", "libinih1", "libjansson4",
-            "libpam-systemd", "libpcre2-8-0", "libprotobuf-c1", "libsystemd0", "libutf8proc2", "libxxhash0", "procps",
-            "python3", "systemd", "systemd-sysv")
+            "libpam-systemd", "libpcre2-8-0", "libprotobuf-c1", "libsystemd0", "liburing2", "libutf8proc2", "libxxhash0",
+            "procps", "python3", "systemd", "systemd-sysv")
 
 
 def release():

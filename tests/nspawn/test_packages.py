@@ -101,7 +101,7 @@ def life(m, debs):
     assert m.run("test", "-e", "/run/qllmd/qllmd.sock").code == 1
     assert m.run("test", "-e", "/usr/sbin/qllmd").code == 1
     assert m.ctl("alice", "ls").code == UNREACHABLE
-    kept = m.do("find", "/var/lib/private/qllmd", "-name", "alice-m.gguf").split()
+    kept = m.do("find", "/var/lib/private/qllmd", "-name", "alice-m.pack", "-o", "-name", "alice-m.gguf").split()
     assert kept, "models do not outlive the removal"
 
     # installed again: everything is as before
