@@ -10,6 +10,17 @@
 
 #include "base/num.h"
 
+#ifdef __aarch64__
+#include <sys/auxv.h>
+
+static bool have_neon(void)
+{
+	enum { DOT_PRODUCTS = 1 << 20 };        /* HWCAP_ASIMDDP */
+
+	return getauxval(AT_HWCAP) & DOT_PRODUCTS;
+}
+#endif
+
 #ifdef __x86_64__
 #include <cpuid.h>
 
@@ -71,6 +82,9 @@ static const struct level {
 	{ "avxvnni", have_avxvnni, kernels_fill_avxvnni },
 	{ "avx512", have_avx512, kernels_fill_avx512 },
 #endif
+#ifdef __aarch64__
+	{ "neon", have_neon, kernels_fill_neon },
+#endif
 };
 
 void kernels_fill_scalar(struct kernels *k)
@@ -107,10 +121,27 @@ void kernels_fill_avx512(struct kernels *k)
 }
 #endif
 
-/* A comma list to a bit set of levels. Words that name a level of another machine are known too. */
+#ifdef __aarch64__
+void kernels_fill_neon(struct kernels *k)
+{
+	neon_fill_packed(k);
+}
+#endif
+
+/* Bit of a level in a mask; levels of other machines are known too. -1 for no level. */
+static int level_bit(const char *name, size_t len)
+{
+	static const char *const words[] = { "scalar", "avx2", "avxvnni", "avx512", "neon" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (strlen(words[i]) == len && strncmp(words[i], name, len) == 0)
+			return (int)i;
+	return -1;
+}
+
+/* A comma list to a bit set of levels. */
 static int parse_mask(const char *spec, uint32_t *ret)
 {
-	static const char *const words[] = { "scalar", "avx2", "avxvnni", "avx512" };
 	uint32_t mask = 0;
 
 	if (!spec || *spec == '\0') {
@@ -119,14 +150,11 @@ static int parse_mask(const char *spec, uint32_t *ret)
 	}
 	for (const char *word = spec; ; word += strcspn(word, ",") + 1) {
 		const size_t len = strcspn(word, ",");
-		size_t i;
+		const int bit = level_bit(word, len);
 
-		for (i = 0; i < ARRAY_SIZE(words); i++)
-			if (strlen(words[i]) == len && strncmp(words[i], word, len) == 0)
-				break;
-		if (i == ARRAY_SIZE(words))
+		if (bit < 0)
 			return -EINVAL;
-		mask |= 1u << i;
+		mask |= 1u << bit;
 		if (word[len] == '\0')
 			break;
 	}
@@ -143,8 +171,10 @@ int kernels_init(struct kernels *k, const char *mask_spec)
 		return r;
 	*k = (struct kernels){ 0 };
 	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+		const int bit = level_bit(levels[i].name, strlen(levels[i].name));
+
 		/* Scalar is the floor of every table, also where the mask names others only. */
-		if (i > 0 && (!(mask & 1u << i) || !levels[i].have()))
+		if (i > 0 && (!(mask & 1u << bit) || !levels[i].have()))
 			continue;
 		levels[i].fill(k);
 		k->level = levels[i].name;
@@ -176,6 +206,8 @@ const char *kernels_levels(void)
 	if (have_avx512())
 		return vnni ? "scalar avx2 avxvnni avx512" : "scalar avx2 avx512";
 	return vnni ? "scalar avx2 avxvnni" : have_avx2() ? "scalar avx2" : "scalar";
+#elif defined(__aarch64__)
+	return have_neon() ? "scalar neon" : "scalar";
 #else
 	return "scalar";
 #endif

@@ -7,6 +7,7 @@
 void kernels_fill_scalar(struct kernels *k);
 void kernels_fill_avx2(struct kernels *k);      /* needs AVX2, FMA, F16C */
 void kernels_fill_avxvnni(struct kernels *k);   /* needs AVX-VNNI besides */
+void kernels_fill_neon(struct kernels *k);      /* AArch64 with dot products */
 void kernels_fill_avx512(struct kernels *k);    /* needs AVX2's, AVX-512 F, BW, VL, DQ, VNNI */
 
 /* Parts of the fills, one a source file. */
@@ -21,6 +22,7 @@ void avx2_fill_float(struct kernels *k);
 void avx2_fill_elem(struct kernels *k);
 void avx2_fill_attn(struct kernels *k);
 void avxvnni_fill_packed(struct kernels *k);
+void neon_fill_packed(struct kernels *k);
 void avx512_fill_mm(struct kernels *k);
 void avx512_fill_packed(struct kernels *k);
 void avx512_fill_float(struct kernels *k);

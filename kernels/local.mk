@@ -30,3 +30,9 @@ libkernels_avx512_la_SOURCES = \
 libkernels_avx512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c \
 	-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 endif
+if ARCH_AARCH64
+noinst_LTLIBRARIES += libkernels-neon.la
+libkernels_la_LIBADD += libkernels-neon.la
+libkernels_neon_la_SOURCES = kernels/neon/packed.c
+libkernels_neon_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -march=armv8.2-a+dotprod
+endif

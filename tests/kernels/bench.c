@@ -25,6 +25,12 @@ static double now(clockid_t id)
 	return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
+#ifdef __aarch64__
+#define ADD_ONE "add %0, %0, 1\n\t"
+#else
+#define ADD_ONE "add $1, %0\n\t"
+#endif
+
 /* Clock in Hz: a dependent addition a cycle. */
 static double core_clock(void)
 {
@@ -35,8 +41,7 @@ static double core_clock(void)
 		uint64_t x = 1;
 
 		for (int i = 0; i < 4000000; i++)
-			__asm__ volatile("add $1, %0\n\tadd $1, %0\n\tadd $1, %0\n\tadd $1, %0"
-			                 : "+r"(x));
+			__asm__ volatile(ADD_ONE ADD_ONE ADD_ONE ADD_ONE : "+r"(x));
 		best = MAX(best, 16e6 / (now(CLOCK_THREAD_CPUTIME_ID) - start));
 	}
 	return best;

@@ -107,20 +107,19 @@ static void add_level(const char *name, const char *fill)
 
 static void find_levels(bool bench)
 {
+#ifdef __aarch64__
+	static const char *const names[] = { "neon" };
+#else
+	static const char *const names[] = { "avx2", "avxvnni", "avx512" };
+#endif
+
 	if (kernels_init_level(&ref, "scalar") < 0)
 		abort();
-	if (strstr(kernels_levels(), "avx2"))
-		add_level("avx2", "avx2");
-	else
-		n_skipped++;
-	if (strstr(kernels_levels(), "avxvnni"))
-		add_level("avxvnni", "avxvnni");
-	else
-		n_skipped++;
-	if (strstr(kernels_levels(), "avx512"))
-		add_level("avx512", "avx512");
-	else
-		n_skipped++;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (strstr(kernels_levels(), names[i]))
+			add_level(names[i], names[i]);
+		else
+			n_skipped++;
 #ifdef QLLM_TEST_EMULATE
 	if (!bench && strstr(kernels_levels(), "avx2")) {
 		add_level("avx512-emulated", "avx2");

@@ -1,6 +1,7 @@
 # checkkernels: all levels against scalar. With SIMDe the AVX-512 sources are built once more in terms of AVX2.
 check_PROGRAMS += checkkernels
-TESTS += checkkernels
+TESTS += checkkernels tests/kernels/cross.sh
+EXTRA_DIST += tests/kernels/cross.sh
 checkkernels_SOURCES = \
 	tests/kernels/attn.c tests/kernels/bench.c tests/kernels/check.h tests/kernels/checkkernels.c \
 	tests/kernels/dequant.c tests/kernels/elem.c tests/kernels/golden-dequant.h tests/kernels/mm.c \

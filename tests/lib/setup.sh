@@ -9,7 +9,7 @@ export QLLM_MODELS=${QLLM_MODELS:-$cache/models}
 packages_build='build-essential autoconf automake libtool pkg-config libsystemd-dev libprotobuf-c-dev
 	protobuf-c-compiler libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libinih-dev libedit-dev liburing-dev'
 packages_models='python3 python3-pip'
-packages_tests='debhelper debootstrap dpkg-dev fish libcmocka-dev lintian strace systemd systemd-container libglib2.0-dev libsimde-dev mandoc python3-venv procps valgrind xz-utils zsh'
+packages_tests='debhelper debootstrap dpkg-dev fish gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static libcmocka-dev lintian strace systemd systemd-container libglib2.0-dev libsimde-dev mandoc python3-venv procps valgrind xz-utils zsh'
 
 say() { printf '%s\n' "== $*" >&2; }
 die() { printf '%s\n' "$*" >&2; exit 1; }

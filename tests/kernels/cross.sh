@@ -1,0 +1,24 @@
+#!/bin/sh
+# The NEON products against scalar: the kernels and their checks built for AArch64, run by qemu-user.
+# Skipped (77) where the cross compiler or qemu is missing.
+set -eu
+cd "${QLLM_SRCDIR:-$(dirname "$0")/../..}"
+cc=aarch64-linux-gnu-gcc
+qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64) || exit 77
+command -v $cc >/dev/null || exit 77
+
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+for src in kernels/*.c kernels/scalar/*.c kernels/neon/*.c tests/kernels/*.c; do
+	case $src in
+	*/emulated*) continue ;;
+	kernels/neon/*) flags=-march=armv8.2-a+dotprod ;;
+	*) flags= ;;
+	esac
+	$cc -std=gnu11 -O1 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -I. $flags -c "$src" \
+		-o "$out/$(echo "$src" | tr / _).o"
+done
+$cc -static "$out"/*.o -o "$out/checkkernels" -lm -lpthread
+for filter in mm_Q pack_ mm_IQ mm_F16; do
+	timeout 120 "$qemu" "$out/checkkernels" --filter $filter
+done
