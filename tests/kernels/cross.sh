@@ -1,8 +1,9 @@
 #!/bin/sh
 # The NEON products against scalar: the kernels and their checks built for AArch64, run by qemu-user.
-# Skipped (77) where the cross compiler or qemu is missing.
+# Skipped (77) where the cross compiler or qemu is missing, and by the quick run, whose time it would take.
 set -eu
 cd "${QLLM_SRCDIR:-$(dirname "$0")/../..}"
+[ "${QLLM_CHECK:-full}" != quick ] || exit 77
 cc=aarch64-linux-gnu-gcc
 qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64) || exit 77
 command -v $cc >/dev/null || exit 77
