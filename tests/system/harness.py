@@ -154,6 +154,7 @@ class Daemon:
         self.examined += len(new)
 
     def start(self, wait=True):
+        assert not self.process or self.process.poll() is not None, "it runs already"
         if self not in _daemons:
             _daemons.append(self)
         with open(self.log, "ab") as log:

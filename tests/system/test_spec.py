@@ -14,7 +14,6 @@ def answer(d, *options):
 
 def test_same_answer():
     with Daemon(config="[engine]\nspeculation = always\n") as d:
-        d.start()
         assert d.ctl("import", model_file("smollm2"), "--name", "smollm2", "--in-place").code == OK
         held = 0
         for how in (["--temp", "0", "--logprobs", "2"], ["--temp", "0.7", "--seed", "5", "--repeat-penalty", "1.05"]):
@@ -38,7 +37,6 @@ def test_modes():
     both, _ = answer(d, "--temp", "0")
     for mode in ("off", "ask", "auto"):
         with Daemon(config=f"[engine]\nspeculation = {mode}\n") as e:
-            e.start()
             assert e.ctl("import", model_file("smollm2"), "--name", "smollm2", "--in-place").code == OK
             got, usage = answer(e, "--temp", "0")
             assert got == both, (mode, got, both)
