@@ -75,12 +75,17 @@ static void end_direct(struct run *run)
 	run->direct = false;
 }
 
+/* The flag is the open file's, which others may hold too: a worker that was killed leaves it on. */
 static void try_direct(struct run *run)
 {
-	run->src_flags = fcntl(run->p->src, F_GETFL);
-	run->direct = run->src_flags >= 0 && is_cold(run->p->src, run->src_size) &&
-	              fcntl(run->p->src, F_SETFL, run->src_flags | O_DIRECT) == 0;
+	int flags = fcntl(run->p->src, F_GETFL);
+
+	run->src_flags = flags & ~O_DIRECT;
+	run->direct = flags >= 0 && is_cold(run->p->src, run->src_size) &&
+	              fcntl(run->p->src, F_SETFL, flags | O_DIRECT) == 0;
 	run->result.direct = run->direct;
+	if (!run->direct && flags >= 0 && flags != run->src_flags)
+		(void)fcntl(run->p->src, F_SETFL, run->src_flags);
 }
 
 static void put_op(struct run *run, unsigned i)
@@ -242,7 +247,8 @@ static int work(struct run *run)
 	}
 }
 
-/* All that is under way, whatever becomes of it. */
+/* All that is under way, whatever becomes of it. Where even that fails, the buffers stay: the kernel
+ * may still write to them. */
 static void drain(struct run *run)
 {
 	uint64_t tag;
@@ -290,7 +296,7 @@ int pipeline_run(struct pipeline_result *ret, const struct pipeline *p, struct e
 	}
 	uring_free(run.q);
 	end_direct(&run);
-	for (unsigned i = 0; i < 2 * run.n_slots; i++)
+	for (unsigned i = 0; i < 2 * run.n_slots && run.n_busy == 0; i++)
 		mem_free(run.bufs[i].iov_base);
 	if (r < 0)
 		return r;

@@ -154,6 +154,25 @@ static void test_cold_source(void **state)
 	free(b);
 }
 
+/* A run that was killed leaves O_DIRECT on; the next one finds the bytes in the page cache. */
+static void test_direct_left_on(void **state)
+{
+	struct pipeline_result result = { 0 };
+	int src = new_file(SIZE), dst = new_file(0), flags = fcntl(src, F_GETFL);
+	struct job j = { 0 };
+	struct err err = { 0 };
+
+	(void)state;
+	if (fcntl(src, F_SETFL, flags | O_DIRECT) < 0)
+		skip();                 /* this file system has none */
+	if (run(&j, src, dst, URING_AUTO, &result, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(result.bytes_read, SIZE);
+	assert_int_equal(fcntl(src, F_GETFL), flags);
+	close(src);
+	close(dst);
+}
+
 static void test_source_ends_early(void **state)
 {
 	int src = new_file(SIZE), dst = new_file(0);
@@ -248,6 +267,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ring_and_plain_agree),
 		cmocka_unit_test(test_cold_source),
+		cmocka_unit_test(test_direct_left_on),
 		cmocka_unit_test(test_source_ends_early),
 		cmocka_unit_test(test_stop),
 		cmocka_unit_test(test_disk_full),
