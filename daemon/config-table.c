@@ -94,7 +94,8 @@ const struct config_key config_table[] = {
 	          "one user what another has asked. Default: only prompts of the same user." },
 	{ "models", "pack", CONFIG_U64, AT(pack), "1", 0, 1, true,
 	  "1: imported models are packed for speed by a job, and so are, after a start, those in "
-	  "the store that are not; 0: the store keeps their GGUF." },
+	  "the store that are not, and, once loaded, those that an older version has packed; it "
+	  "begins when no request runs. 0: the store keeps their GGUF." },
 	{ "jobs", "worker_socket", CONFIG_STR, AT(worker_socket), "",
 	  .help = "Where workers are asked for. Default: qllm-worker/worker.sock below /run (a "
 	          "user's daemon: $XDG_RUNTIME_DIR) where systemd runs the daemon and the socket "

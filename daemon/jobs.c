@@ -5,7 +5,10 @@
  * 2. A job is charged <=> its state is none of the final ones.
  * 3. The file is written by one thread, one text a job at a time; a change meanwhile makes another
  *    round. Replies that promise a state wait for the disk.
- * 4. A job leaves the list only when it is final, has no calls, and is not being written. */
+ * 4. Packing for which nobody waits begins when no request runs, or after HOLD_MAX_S: its reads and
+ *    writes would cost the first tokens more than it costs to be late. The worker itself runs at
+ *    idle priority, whatever begins meanwhile.
+ * 5. A job leaves the list only when it is final, has no calls, and is not being written. */
 #include "daemon/jobs.h"
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +24,7 @@
 #include "daemon/models.h"
 #include "daemon/spawn.h"
 
-enum { FAILURES_MAX = 3, SAVE_WAIT_S = 10 };
+enum { FAILURES_MAX = 3, SAVE_WAIT_S = 10, HOLD_LOOK_MS = 500, HOLD_MAX_S = 120 };
 
 struct jobs {
 	struct daemon *d;
@@ -31,7 +34,8 @@ struct jobs {
 	uint64_t last_id;
 	unsigned n_running;
 	uid_t last_uid;                 /* whose job was started last */
-	sd_event_source *retry;         /* armed while a job waits for a worker to be had */
+	/* armed while a job waits for a worker to be had, or gives way */
+	sd_event_source *retry;
 };
 
 static void kick(struct jobs *js);
@@ -406,8 +410,6 @@ static int open_files(struct job *j, const struct entry *e, struct err *err)
 
 	if (!e)
 		return err_set(err, -ENOENT, "model %s is no longer in the store", j->rec.model);
-	if (j->rec.kind == JOB_PACK && e->meta.packed)
-		return err_set(err, -EEXIST, "model %s is packed already", j->rec.model);
 	if (j->rec.kind == JOB_EXPORT && j->target < 0)
 		return err_set(err, -EBADF, "the file to write was closed when the daemon ended: "
 		               "export model %s again", j->rec.model);
@@ -477,10 +479,36 @@ static int start(struct job *j)
 	return 0;
 }
 
-/* The oldest queued job of the uid that comes next after the last one served, so that who has
- * queued many does not hold up who has queued one. */
-static struct job *next_queued(struct jobs *js)
+/* Requests hold models: for tokens, or until one is loaded. So do jobs. */
+static bool is_busy(const struct jobs *js)
 {
+	unsigned users = 0;
+
+	list_for (models_list(js->d->models), it)
+		users += container_of(it, struct entry, link)->users;
+	return users > js->n_running;
+}
+
+/* It gives way to those who wait. */
+static bool is_held(struct job *j, bool busy)
+{
+	uint64_t now = daemon_now_us();
+
+	if (!busy || j->rec.kind != JOB_PACK || !list_empty(&j->waiters))
+		return false;
+	if (j->held_since_us == 0) {
+		j->held_since_us = now;
+		note_line(j, "waits until no request runs");
+		job_save(j);
+	}
+	return now - j->held_since_us < HOLD_MAX_S * UINT64_C(1000000);
+}
+
+/* The oldest queued job of the uid that comes next after the last one served, so that who has
+ * queued many does not hold up who has queued one. *ret_held: another one gives way. */
+static struct job *next_queued(struct jobs *js, bool *ret_held)
+{
+	const bool busy = is_busy(js);
 	struct job *best = NULL;
 	uid_t best_turn = 0;
 
@@ -488,7 +516,11 @@ static struct job *next_queued(struct jobs *js)
 		struct job *j = container_of(it, struct job, link);
 		uid_t turn = j->rec.uid - js->last_uid - 1;
 
-		if (j->rec.state == JOB_QUEUED && (!best || turn < best_turn)) {
+		if (j->rec.state != JOB_QUEUED)
+			continue;
+		if (is_held(j, busy)) {
+			*ret_held = true;
+		} else if (!best || turn < best_turn) {
 			best = j;
 			best_turn = turn;
 		}
@@ -496,20 +528,28 @@ static struct job *next_queued(struct jobs *js)
 	return best;
 }
 
+static void retry_after(struct jobs *js, uint64_t us)
+{
+	sd_event_source_set_time_relative(js->retry, us);
+	sd_event_source_set_enabled(js->retry, SD_EVENT_ONESHOT);
+}
+
 static void kick(struct jobs *js)
 {
+	bool held = false;
 	struct job *j;
 
 	while (!js->d->draining && js->n_running < js->d->config->max_running &&
-	       (j = next_queued(js))) {
+	       (j = next_queued(js, &held))) {
 		if (start(j) == 0)
 			continue;
-		sd_event_source_set_time_relative(js->retry,
-		                                  js->d->config->retry_seconds * 1000000);
-		sd_event_source_set_enabled(js->retry, SD_EVENT_ONESHOT);
+		retry_after(js, js->d->config->retry_seconds * 1000000);
 		return;
 	}
-	sd_event_source_set_enabled(js->retry, SD_EVENT_OFF);
+	if (held && !js->d->draining)
+		retry_after(js, HOLD_LOOK_MS * UINT64_C(1000));
+	else
+		sd_event_source_set_enabled(js->retry, SD_EVENT_OFF);
 }
 
 static int on_retry(sd_event_source *source, uint64_t usec, void *user)
@@ -586,23 +626,28 @@ static bool packs(struct jobs *js, const struct entry *e)
 	return false;
 }
 
+void jobs_pack_again(struct jobs *js, const struct entry *e)
+{
+	struct user *user;
+	struct job *j;
+
+	if (!js->d->config->pack || js->d->draining || e->meta.in_place || packs(js, e))
+		return;
+	user = user_get(&js->d->users, e->meta.uid);
+	if (!user)
+		return;
+	/* no place among the owner's jobs: after the next start, then */
+	(void)jobs_add(js, &j, JOB_PACK, user, e, -1, NULL);
+	user_put(user);
+}
+
 void jobs_pack_store(struct jobs *js)
 {
-	if (!js->d->config->pack)
-		return;
 	list_for (models_list(js->d->models), it) {
-		struct entry *e = container_of(it, struct entry, link);
-		struct user *user;
-		struct job *j;
+		const struct entry *e = container_of(it, struct entry, link);
 
-		if (e->meta.in_place || e->meta.packed || packs(js, e))
-			continue;
-		user = user_get(&js->d->users, e->meta.uid);
-		if (!user)
-			return;
-		/* no place among the owner's jobs: after the next start, then */
-		(void)jobs_add(js, &j, JOB_PACK, user, e, -1, NULL);
-		user_put(user);
+		if (!e->meta.packed)
+			jobs_pack_again(js, e);
 	}
 }
 
@@ -627,6 +672,8 @@ void job_wait(struct job *j, struct call *c)
 	if (j->rec.state == JOB_QUEUED)
 		call_progress(c, j->rec.error[0] ? "waiting for a worker" : "queued", 0, 0,
 		              "bytes");
+	if (j->held_since_us > 0)
+		kick(j->jobs);          /* now somebody waits */
 }
 
 /* Runs when the call ends, whatever the reason. */

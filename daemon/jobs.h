@@ -3,7 +3,8 @@
  * Main thread only. A job is its record (jobfile.h), saved at each change of state by a thread of
  * its own, and what runs of it. Live jobs (queued, running, paused) are charged to their owner;
  * finished ones are kept up to jobs.kept_per_uid. What was queued or running when the daemon ended
- * is queued again at its start. While nothing is queued there is no timer. */
+ * is queued again at its start. While nothing is queued there is no timer. Packing in the
+ * background gives way to requests. */
 #pragma once
 #include "daemon/call.h"
 #include "daemon/jobfile.h"
@@ -24,6 +25,7 @@ struct job {
 	bool attached;                  /* a client waits for the result and wants nothing else */
 	const char *phase;              /* static */
 	uint64_t done, total, begun_us; /* of this attempt, in bytes */
+	uint64_t held_since_us;         /* when it first gave way to requests, or 0 */
 	int errnum;                     /* of a failed one, negative */
 	/* DONE or FAILED once the worker has said so, else QUEUED */
 	enum job_state verdict;
@@ -48,8 +50,10 @@ bool job_visible(const struct job *j, const struct call *c);
  * failure), else -1. -EBUSY (quota), -ENOMEM. */
 int jobs_add(struct jobs *js, struct job **ret, enum job_kind kind, struct user *user,
              const struct entry *e, int target, struct err *err);
-/* Queue a pack job for every model that the store has as GGUF, where the settings want it. */
+/* Queue a pack job for every model that the store has as GGUF, where the settings want it; and for
+ * this one, whose packed file turned out to be outdated. */
 void jobs_pack_store(struct jobs *js);
+void jobs_pack_again(struct jobs *js, const struct entry *e);
 /* The model is to go: cancel what packs it. */
 void jobs_forget(struct jobs *js, const struct entry *e);
 /* The call gets job_reply when the job ends or is paused; at once if it has already. */

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/str.h"
+#include "daemon/jobs.h"
 #include "daemon/journal.h"
 
 enum { RETRY_US = 1000000 };
@@ -280,7 +281,7 @@ static int switch_file(struct entry *e, struct err *err)
 	if (r == 0)
 		r = store_switch(e->models->store, &e->meta, fd, err);
 	if (r < 0)
-		models_say(e, LOG_L_WARN, NULL, " stays as GGUF: %s",
+		models_say(e, LOG_L_WARN, NULL, " stays as it is: %s",
 		           err->text[0] ? err->text : strerror(-r));
 	else
 		models_say(e, LOG_L_INFO, NULL, " is packed now: %llu bytes",
@@ -359,6 +360,16 @@ static bool evict_one(struct models *m)
 	return oldest && models_unload(oldest, NULL) == 0;
 }
 
+/* An outdated packed file serves as well as ever; a better one is made once nobody waits. */
+static void pack_again(struct entry *e)
+{
+	if (!e->model->pack || !e->model->pack->outdated || e->asked_again || e->meta.in_place)
+		return;
+	e->asked_again = true;
+	models_say(e, LOG_L_INFO, NULL, " was packed by an older qllmd: it is packed anew");
+	jobs_pack_again(e->models->d->jobs, e);
+}
+
 static void load_done(struct post *p)
 {
 	struct load *load = container_of(p, struct load, post);
@@ -380,6 +391,7 @@ static void load_done(struct post *p)
 		e->fault = NULL;
 		metrics_loaded(d, e);
 		models_say(e, LOG_L_INFO, NULL, " loaded in %.2f s", e->load_s);
+		pack_again(e);
 	} else {
 		e->state = ENTRY_IDLE;
 		mem_free(e->fault);

@@ -28,6 +28,7 @@ struct entry {
 	double load_s;
 	struct list waiters;            /* struct call.waiting */
 	struct load *load;              /* while LOADING */
+	bool asked_again;               /* an outdated packed file was told of, once */
 	int packed_fd;                  /* its packed form, in place once nobody uses it; or -1 */
 	struct models *models;
 };
@@ -70,7 +71,7 @@ bool models_want_kv(struct call *c, struct entry *e, const char *kv);
 bool models_kv(struct call *c, const struct entry *e, const char *kv, enum kv_type *ret);
 /* As above, but neither loads nor gives a reference: for show, estimate. */
 bool call_with_entry(struct call *c, const char *name, unsigned slot);
-/* The packed file that a job has made of it (consumed) takes the place of its GGUF: now, or as soon
+/* The packed file that a job has made of it (consumed) takes the place of its own: now, or as soon
  * as nobody uses the model. */
 int models_adopt(struct entry *e, int fd, struct err *err);
 /* req-models.c: the end of an import that was waited for; note may be NULL. */

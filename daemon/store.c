@@ -4,7 +4,8 @@
  *    only.
  * 2. What is read from a client's descriptor is checked again in our own copy: the client can
  *    change its file meanwhile.
- * 3. A target is linked complete and synced, or not at all (O_TMPFILE; where the file system lacks
+ * 3. A packed file takes the place of another by rename, so that there is always one.
+ * 4. A target is linked complete and synced, or not at all (O_TMPFILE; where the file system lacks
  *    it, a dot file that the next start removes). */
 #include "daemon/store.h"
 #include <dirent.h>
@@ -329,8 +330,10 @@ static int describe(struct store_meta *m, int fd, struct err *err)
 	unsigned best = 0;
 	int r;
 
-	m->packed = packfile_is(fd);
 	m->checksum[0] = 0;
+	r = packfile_is(&m->packed, fd, m->name, err);
+	if (r < 0)
+		return r;
 	r = m->packed ? packfile_open(&f, fd, m->name, err) : gguf_open(&own, fd, m->name, err);
 	if (r < 0)
 		return r;
@@ -499,6 +502,25 @@ static int link_target(int dir, int fd, const char *tmp, const char *name)
 	return 0;
 }
 
+/* In the place of the file that has the name. */
+static int replace_target(int dir, int fd, const char *tmp, const char *model, const char *name)
+{
+	char fresh[FILE_NAME_MAX + 16];
+	int r;
+
+	snprintf(fresh, sizeof(fresh), ".fresh-%s", model);
+	unlinkat(dir, fresh, 0);
+	r = link_target(dir, fd, tmp, fresh);
+	if (r < 0)
+		return r;
+	if (renameat(dir, fresh, dir, name) < 0) {
+		r = -errno;
+		unlinkat(dir, fresh, 0);
+		return r;
+	}
+	return fsync(dir) < 0 ? -errno : 0;
+}
+
 struct summing {
 	store_progress_fn progress;
 	void *user;
@@ -626,8 +648,9 @@ static int packed_meta(struct store_meta *to, const struct store_meta *from, int
 	to->path = mem_strdup(from->path);
 	if (!to->name || !to->path)
 		return err_set(err, -ENOMEM, "out of memory");
-	r = packfile_is(fd) ? describe(to, fd, err)
-	                    : err_set(err, -EBADMSG, "the worker made no packed file");
+	r = describe(to, fd, err);
+	if (r == 0 && !to->packed)
+		r = err_set(err, -EBADMSG, "the worker made no packed file");
 	if (r == 0 && from->checksum[0] && strcmp(from->checksum, to->checksum) != 0)
 		r = err_set(err, -EBADMSG,
 		            "the GGUF has the checksum %s, at import it had %s: bytes of it have "
@@ -653,15 +676,20 @@ int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *e
 	snprintf(tmp, sizeof(tmp), ".pack-%s", meta->name);
 	file_name(name, meta->name, true);
 	file_name(old, meta->name, false);
-	r = link_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL, name);
+	if (meta->packed)
+		r = replace_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL,
+		                   meta->name, name);
+	else
+		r = link_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL,
+		                name);
 	unlinkat(dir, tmp, 0);
 	if (r < 0)
 		return err_set(err, r, "%s/%s: %s", s->dir, name, strerror(-r));
 	r = write_meta(dir, &next, err);
-	if (r < 0) {
+	if (r < 0 && !meta->packed)
 		unlinkat(dir, name, 0);
+	if (r < 0)
 		return r;
-	}
 	*meta = next;
 	next = former;                  /* freed at the end */
 	unlinkat(dir, old, 0);

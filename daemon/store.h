@@ -51,7 +51,7 @@ int store_same_file(const struct store_meta *meta, int fd, struct err *err);
 /* A file without a name beside the model's, to be filled for store_switch; fd or -errno. */
 int store_make_target(struct store *s, const struct store_meta *meta, struct err *err);
 /* Put the packed file that fd holds (from store_make_target, complete; not consumed) in the place
- * of the model's GGUF, which must be what it was made of: -EBADMSG. *meta follows. Who has mapped
- * the GGUF keeps its bytes. */
+ * of the model's GGUF or outdated packed file, which must be what it was made of: -EBADMSG. *meta
+ * follows. Who has mapped the former file keeps its bytes. */
 int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *err);
 int store_remove(struct store *s, const struct store_meta *meta, struct err *err);

@@ -69,12 +69,18 @@ struct packfile *packfile_free(struct packfile *f)
 	return mem_free(f);
 }
 
-bool packfile_is(int fd)
+int packfile_is(bool *ret, int fd, const char *name, struct err *err)
 {
-	char start[PACKFILE_MAGIC];
+	char start[PACKFILE_MAGIC] = "";
+	struct stat st;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
 
-	return fd_pread_all(fd, start, sizeof(start), 0) == 0 &&
-	       memcmp(start, magic, sizeof(start)) == 0;
+	if (r == 0 && st.st_size >= PACKFILE_MAGIC)
+		r = fd_pread_all(fd, start, sizeof(start), 0);
+	if (r < 0)
+		return io_error(name, r, "reading its first bytes", err);
+	*ret = memcmp(start, magic, sizeof(start)) == 0;
+	return 0;
 }
 
 void packfile_sum_text(char ret[SUM_TEXT_MAX], const struct packfile *f)
@@ -169,6 +175,19 @@ static int parse_head(struct packfile *f, const char *name, struct err *err)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
+/* From the parsed head, which is consumed: packed is what can be. */
+static int plan(struct packfile **ret, struct packfile *parsed, struct err *err)
+{
+	_cleanup_(packfile_freep) struct packfile *f = parsed;
+
+	for (size_t i = 0; i < f->gguf->n_tensors; i++)
+		f->tensors[i].packed = packs(&f->gguf->tensors[i]);
+	if (place(f) < 0)
+		return err_set(err, -EFBIG, "its packed form would be too large for a file");
+	*ret = STEAL(f);
+	return 0;
+}
+
 int packfile_plan(struct packfile **ret, int fd, const char *name, struct err *err)
 {
 	_cleanup_(packfile_freep) struct packfile *f = mem_alloc(sizeof(*f));
@@ -195,12 +214,27 @@ int packfile_plan(struct packfile **ret, int fd, const char *name, struct err *e
 		r = err_set(err, -EBADMSG, "the file was written to while it was read");
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < f->gguf->n_tensors; i++)
-		f->tensors[i].packed = packs(&f->gguf->tensors[i]);
-	if (place(f) < 0)
-		return err_set(err, -EFBIG, "its packed form would be too large for a file");
-	*ret = STEAL(f);
-	return 0;
+	return plan(ret, STEAL(f), err);
+}
+
+int packfile_plan_again(struct packfile **ret, const struct packfile *old, struct err *err)
+{
+	_cleanup_(packfile_freep) struct packfile *f = mem_alloc(sizeof(*f));
+	uint64_t records = old->gguf->n_tensors * (uint64_t)RECORD;
+	int r;
+
+	if (!f)
+		return no_memory(err);
+	f->gguf_size = old->gguf_size;
+	f->head_bytes = old->head_bytes;
+	f->head = mem_alloc(f->head_bytes + records + 1);
+	if (!f->head)
+		return no_memory(err);
+	memcpy(f->head, old->head, f->head_bytes);
+	r = parse_head(f, "its head", err);
+	if (r < 0)
+		return r;
+	return plan(ret, STEAL(f), err);
 }
 
 static uint8_t *put(uint8_t *p, uint64_t v, unsigned n)
@@ -279,12 +313,19 @@ static int read_header(struct packfile *f, struct header *h, int fd, const char 
 	(void)cur_take(&c, PACKFILE_MAGIC);
 	version = cur_u32le(&c);
 	layout = cur_u32le(&c);
-	if (version != PACKFILE_VERSION || layout != PACK_LAYOUT_VERSION)
+	if (version != PACKFILE_VERSION || layout < PACK_LAYOUT_OLDEST ||
+	    layout > PACK_LAYOUT_VERSION) {
+		bool newer = version > PACKFILE_VERSION || layout > PACK_LAYOUT_VERSION;
+
 		return err_set(err, -ENOTSUP,
-		               "%s is packed in version %" PRIu32 ", layout %" PRIu32
-		               "; this program reads %d and %d: import the model again",
-		               str_escape(shown, sizeof(shown), name, strlen(name)), version,
-		               layout, PACKFILE_VERSION, PACK_LAYOUT_VERSION);
+		               "%s was packed by %s qllmd, in version %" PRIu32 ", layout %" PRIu32
+		               ", which this one (%d, %d to %d) cannot read: import the model "
+		               "again, or export it with that qllmd",
+		               str_escape(shown, sizeof(shown), name, strlen(name)),
+		               newer ? "a newer" : "an older", version, layout,
+		               PACKFILE_VERSION, PACK_LAYOUT_OLDEST, PACK_LAYOUT_VERSION);
+	}
+	f->outdated = layout < PACK_LAYOUT_VERSION;
 	f->file_size = cur_u64le(&c);
 	f->gguf_size = cur_u64le(&c);
 	f->head_bytes = cur_u64le(&c);
@@ -332,6 +373,7 @@ static int check_records(struct packfile *f, const struct header *h, const char 
 			return bad(name, err, "tensor '%s' is recorded with type %" PRIu32
 			           " in form %" PRIu32, shown, type, form);
 		f->tensors[i].packed = form == 1;
+		f->outdated |= form == 0 && packs(t);
 		(void)cur_take(&c, RECORD - 8);
 	}
 	if (place(f) < 0 || f->data_offset != h->data_offset || f->gaps_bytes != h->gaps_bytes ||
@@ -400,9 +442,11 @@ int packfile_open(struct packfile **ret, int fd, const char *name, struct err *e
 int packfile_gguf(struct gguf **ret, bool *ret_packed, int fd, const char *name, struct err *err)
 {
 	_cleanup_(packfile_freep) struct packfile *f = NULL;
-	bool packed = packfile_is(fd);
-	int r;
+	bool packed = false;
+	int r = packfile_is(&packed, fd, name, err);
 
+	if (r < 0)
+		return r;
 	if (packed) {
 		r = packfile_open(&f, fd, name, err);
 		if (r == 0)

@@ -42,13 +42,17 @@ struct packfile {
 	struct packfile_tensor *tensors; /* gguf->n_tensors */
 	const struct tensor **order;    /* the GGUF's tensors by offset */
 	uint64_t gguf_sum[2];           /* XXH3-128, low half first */
+	/* as good as any, but written before this layout, or before a type had a packed form */
+	bool outdated;
 };
 
-/* Does fd begin like one? false also when it cannot be read. */
-bool packfile_is(int fd);
+/* Does fd begin like one? A file that cannot be read is neither: -errno. */
+int packfile_is(bool *ret, int fd, const char *name, struct err *err);
 /* Where all of a GGUF is to lie; its head is read from fd, once, and judged as it was read. No sums
  * yet. `name` is for messages. */
 int packfile_plan(struct packfile **ret, int fd, const char *name, struct err *err);
+/* Where all of the GGUF in an outdated file is to lie now. */
+int packfile_plan_again(struct packfile **ret, const struct packfile *old, struct err *err);
 /* Header, head and records, once the sums are known. */
 int packfile_write_head(struct packfile *f, int fd, struct err *err);
 /* Open and check all but the data's sums. */

@@ -41,8 +41,9 @@
 #include <stdint.h>
 #include "kernels/qtype.h"
 
-/* Counted up by every change of the layout: files written under another number are packed anew. */
-enum { PACK_LAYOUT_VERSION = 1, PACK_ROWS = 16 };
+/* VERSION is counted up by every change of the layout; files of older ones are packed anew. OLDEST:
+ * of this number and later ones, files can still be unpacked. */
+enum { PACK_LAYOUT_VERSION = 1, PACK_LAYOUT_OLDEST = 1, PACK_ROWS = 16 };
 
 bool pack_supported(enum qtype type);
 /* Bytes of one group of 16 rows of n_in elements. -ENOTSUP for a type that is not packed, -EINVAL

@@ -70,9 +70,12 @@ static int load_all(struct model *m, struct err *err)
 
 static int open_container(struct model *m, int fd, const char *name, struct err *err)
 {
-	int r;
+	bool packed = false;
+	int r = packfile_is(&packed, fd, name, err);
 
-	if (!packfile_is(fd))
+	if (r < 0)
+		return r;
+	if (!packed)
 		return gguf_open(&m->gguf, fd, name, err);
 	r = packfile_open(&m->pack, fd, name, err);
 	if (r < 0)

@@ -30,6 +30,10 @@ static const uint64_t GAP = UINT64_MAX;         /* item of a strip of no tensor 
 struct walk {
 	const char *name;
 	struct packfile *f;             /* NULL: all of it is one gap, copied */
+	/* The outdated file that f takes the place of, its bytes in the place of the GGUF's; room
+	 * for the rows of a strip. Or NULL. */
+	const struct packfile *old;
+	uint8_t *rows;
 	bool back;                      /* packed file to GGUF */
 	const struct job_io *io;
 	Qllm__WorkPhase phase;
@@ -48,6 +52,7 @@ static void walk_deinit(struct walk *w)
 	XXH3_freeState(w->gguf);
 	XXH3_freeState(w->tensor);
 	XXH3_freeState(w->gap);
+	mem_free(w->rows);
 }
 
 static int walk_init(struct walk *w, struct err *err)
@@ -55,7 +60,9 @@ static int walk_init(struct walk *w, struct err *err)
 	w->gguf = XXH3_createState();
 	w->tensor = XXH3_createState();
 	w->gap = XXH3_createState();
-	if (!w->gguf || !w->tensor || !w->gap)
+	if (w->old)
+		w->rows = mem_alloc(SIDE_MAX);
+	if (!w->gguf || !w->tensor || !w->gap || (w->old && !w->rows))
 		return err_set(err, -ENOMEM, "out of memory");
 	XXH3_128bits_reset(w->gguf);
 	XXH3_64bits_reset(w->tensor);
@@ -118,6 +125,25 @@ static void cut_tensor(struct walk *w, struct pipeline_strip *s)
 	}
 }
 
+/* Where the strip's bytes are in the old file. The same 16 rows are a group in both. */
+static void from_old(const struct walk *w, struct pipeline_strip *s)
+{
+	const struct packfile_tensor *was, *p;
+
+	if (s->item == GAP) {
+		s->src = w->old->gaps_offset + (s->dst - w->f->gaps_offset);
+		return;
+	}
+	was = &w->old->tensors[s->item];
+	p = &w->f->tensors[s->item];
+	if (was->packed) {
+		s->src = was->offset + s->part * was->group_bytes;
+		s->src_bytes = s->dst_bytes / p->group_bytes * was->group_bytes;
+	} else {
+		s->src += was->offset - w->f->gguf->tensors[s->item].offset;
+	}
+}
+
 static int next_strip(void *user, struct pipeline_strip *s)
 {
 	struct walk *w = user;
@@ -130,6 +156,8 @@ static int next_strip(void *user, struct pipeline_strip *s)
 		cut_tensor(w, s);
 	else
 		return PIPELINE_E_END;
+	if (w->old)
+		from_old(w, s);
 	if (w->back) {
 		struct pipeline_strip there = *s;
 
@@ -164,6 +192,28 @@ static void convert(const struct walk *w, const struct pipeline_strip *s, const 
 	}
 }
 
+/* The rows that a strip of the old file holds. */
+static const uint8_t *unpack_old(struct walk *w, const struct pipeline_strip *s, const uint8_t *in,
+                                 uint64_t *ret_bytes)
+{
+	const struct packfile_tensor *was = s->item == GAP ? NULL : &w->old->tensors[s->item];
+	uint64_t rows = 0;
+
+	*ret_bytes = s->src_bytes;
+	if (!was || !was->packed)
+		return in;
+	for (uint64_t g = 0; g < s->src_bytes / was->group_bytes; g++) {
+		const struct tensor *t = &w->old->gguf->tensors[s->item];
+		size_t n = MIN(was->rows - (s->part + g) * PACK_ROWS, (uint64_t)PACK_ROWS);
+
+		unpack_group(w->rows + rows * was->row_bytes, t->type, in + g * was->group_bytes,
+		             was->row_bytes, n, t->dim[0]);
+		rows += n;
+	}
+	*ret_bytes = rows * was->row_bytes;
+	return w->rows;
+}
+
 /* The packed bytes of a tensor are through: keep their sum, or hold it against the one kept. */
 static int end_tensor(struct walk *w, uint64_t item, struct err *err)
 {
@@ -187,10 +237,13 @@ static int compute_strip(void *user, const struct pipeline_strip *s, const uint8
                          uint8_t *out, struct err *err)
 {
 	struct walk *w = user;
-	const uint8_t *gguf = w->back ? out : in, *packed = w->back ? in : out;
 	uint64_t n_gguf = w->back ? s->dst_bytes : s->src_bytes,
 		 n_packed = w->back ? s->src_bytes : s->dst_bytes, end;
+	const uint8_t *gguf, *packed = w->back ? in : out;
 
+	if (w->old)
+		in = unpack_old(w, s, in, &n_gguf);
+	gguf = w->back ? out : in;
 	convert(w, s, in, out);
 	XXH3_128bits_update(w->gguf, gguf, n_gguf);
 	if (s->item == GAP) {
@@ -214,11 +267,29 @@ static int on_strip(void *user, uint64_t bytes_read, uint64_t bytes_written)
 	return atomic_load(w->io->cancel) ? -ECANCELED : 0;
 }
 
+/* Bytes of the largest strip on either side. Buffers are pinned for io_uring, page by page: no more
+ * than is needed. */
+static size_t side_max(const struct walk *w)
+{
+	uint64_t max = MIN(MAX(w->size, w->f ? w->f->file_size : 0), (uint64_t)STRIP);
+
+	for (size_t i = 0; w->f && i < w->f->gguf->n_tensors; i++) {
+		uint64_t group = w->f->tensors[i].group_bytes, old;
+
+		max = MAX(max, group);
+		old = w->old ? w->old->tensors[i].group_bytes : 0;
+		if (old > 0)
+			max = MAX(max, MAX(STRIP / group, (uint64_t)1) * old);
+	}
+	return (size_t)max;
+}
+
 static int run(struct walk *w, struct packer_result *ret, int src, int dst, enum uring_kind kind,
                struct err *err)
 {
+	const size_t side = side_max(w);
 	const struct pipeline p = {
-		.src = src, .dst = dst, .src_max = SIDE_MAX, .dst_max = SIDE_MAX,
+		.src = src, .dst = dst, .src_max = side, .dst_max = side,
 		.next = next_strip, .compute = compute_strip, .progress = on_strip, .user = w,
 		.io = kind,
 	};
@@ -249,6 +320,10 @@ static int allocate(int fd, uint64_t size, struct err *err)
 
 	if ((r == -EOPNOTSUPP || r == -ENOSYS) && ftruncate(fd, (off_t)size) == 0)
 		r = 0;
+	if (r == -ENOSPC || r == -EDQUOT)
+		return err_set(err, r, "its new file needs %llu bytes, more than are left there: "
+		               "%s; make room and try again", (unsigned long long)size,
+		               strerror(-r));
 	return r < 0 ? err_set(err, r, "room for %llu bytes in the target: %s",
 	                       (unsigned long long)size, strerror(-r))
 	             : 0;
@@ -259,6 +334,12 @@ static int sync_target(int fd, struct err *err)
 	return fsync(fd) < 0 ? err_set(err, -errno, "writing the target to the disk: %s",
 	                               strerror(errno))
 	                     : 0;
+}
+
+static int not_the_gguf(struct err *err)
+{
+	return err_set(err, -EBADMSG, "what it unpacks to is not the GGUF it was made of; "
+	               "import the model again");
 }
 
 /* From an opened packed file; base and total as in struct walk. */
@@ -283,29 +364,43 @@ static int unpack(struct packer_result *ret, struct packfile *f, int src, int ds
 		               "was packed; import the model again");
 	end_sum(&w, sum);
 	if (sum[0] != f->gguf_sum[0] || sum[1] != f->gguf_sum[1])
-		return err_set(err, -EBADMSG, "what it unpacks to is not the GGUF it was made of; "
-		               "import the model again");
+		return not_the_gguf(err);
 	packfile_sum_text(ret->checksum, f);
 	return 0;
+}
+
+static int plan_again(struct packfile **ret, struct packfile **ret_old, int src, const char *name,
+                      struct err *err)
+{
+	int r = packfile_open(ret_old, src, name, err);
+
+	if (r < 0)
+		return r;
+	return (*ret_old)->outdated
+	               ? packfile_plan_again(ret, *ret_old, err)
+	               : err_set(err, -EINVAL, "it is packed already: export it to have its GGUF");
 }
 
 int packer_pack(struct packer_result *ret, int src, int dst, const char *name,
                 enum uring_kind kind, const struct job_io *io, struct err *err)
 {
-	_cleanup_(packfile_freep) struct packfile *f = NULL, *again = NULL;
+	_cleanup_(packfile_freep) struct packfile *f = NULL, *again = NULL, *old = NULL;
 	_cleanup_(walk_deinit) struct walk w = { .io = io,
 		                                 .phase = QLLM__WORK_PHASE__WORK_PACKING };
 	struct packer_result result = { .checksum = "" };
+	bool packed = false;
 	int r;
 
-	if (packfile_is(src))
-		return err_set(err, -EINVAL, "it is packed already: export it to have its GGUF");
-	r = packfile_plan(&f, src, name, err);
+	r = packfile_is(&packed, src, name, err);
+	if (r == 0)
+		r = packed ? plan_again(&f, &old, src, name, err)
+		           : packfile_plan(&f, src, name, err);
 	if (r == 0)
 		r = allocate(dst, f->file_size, err);
 	if (r < 0)
 		return r;
 	w.f = f;
+	w.old = old;
 	w.size = w.pass = f->gguf_size;
 	w.total = f->gguf_size + f->file_size;
 	r = walk_init(&w, err);
@@ -314,6 +409,8 @@ int packer_pack(struct packer_result *ret, int src, int dst, const char *name,
 	if (r < 0)
 		return r;
 	end_sum(&w, f->gguf_sum);
+	if (old && memcmp(f->gguf_sum, old->gguf_sum, sizeof(f->gguf_sum)) != 0)
+		return not_the_gguf(err);
 	f->gaps_sum = XXH3_64bits_digest(w.gap);
 	r = packfile_write_head(f, dst, err);
 	if (r == 0)
@@ -363,9 +460,12 @@ int packer_export(struct packer_result *ret, int src, int dst, const char *name,
 {
 	_cleanup_(packfile_freep) struct packfile *f = NULL;
 	struct packer_result result = { .checksum = "" };
-	int r = 0;
+	bool packed = false;
+	int r = packfile_is(&packed, src, name, err);
 
-	if (!packfile_is(src)) {
+	if (r < 0)
+		return r;
+	if (!packed) {
 		r = copy(&result, src, dst, kind, io, err);
 	} else {
 		r = packfile_open(&f, src, name, err);

@@ -13,8 +13,8 @@ struct packer_result {
 	uint64_t bytes_read, bytes_written, packed_tensors, tensors;
 	bool ring, direct;
 };
-/* src: a GGUF. dst: an empty file open for reading and writing; complete, read again and synced on
- * success, of no use otherwise. */
+/* src: a GGUF, or a packed file that is outdated. dst: an empty file open for reading and writing;
+ * complete, read again and synced on success, of no use otherwise. */
 int packer_pack(struct packer_result *ret, int src, int dst, const char *name,
                 enum uring_kind kind, const struct job_io *io, struct err *err);
 /* src: a packed file, or a GGUF, which is copied. dst: an empty file open for writing, synced on

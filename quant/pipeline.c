@@ -271,6 +271,10 @@ static int init(struct run *run)
 	if (p->src_max + p->dst_max > PIPELINE_STRIP_MAX)
 		return err_set(run->err, -EINVAL, "strips of %zu bytes are too large", p->src_max);
 	run->n_slots = CLAMP(BUFFERS_MAX / (in + out), (size_t)SLOTS_MIN, (size_t)SLOTS_MAX);
+	/* a small file needs few */
+	if (run->src_size / MAX(p->src_max, (size_t)1) < run->n_slots)
+		run->n_slots = MAX(run->src_size / MAX(p->src_max, (size_t)1),
+		                   (size_t)SLOTS_MIN);
 	for (unsigned i = 0; i < 2 * run->n_slots; i++) {
 		size_t n = i % 2 == 0 ? in : MAX(out, (size_t)BLOCK);
 

@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/num.h"
+#include "tests/fault/fault.h"
 #include "tests/lib/inproc.h"
 
 /* --- faults ----------------------------------------------------------------------------------- */
@@ -43,10 +44,7 @@ enum fault {
 	FAULT_LINK,
 	FAULT_COUNT
 };
-static const struct {
-	const char *name;
-	int error;
-} faults[FAULT_COUNT] = {
+static const struct fault_kind faults[FAULT_COUNT] = {
 	[FAULT_ALLOC] = { "allocation", ENOMEM },  [FAULT_MMAP] = { "mmap", ENOMEM },
 	[FAULT_RECVMSG] = { "recvmsg", ENOBUFS },  [FAULT_OPEN] = { "open", EMFILE },
 	[FAULT_MEMFD] = { "memfd_create", EMFILE }, [FAULT_PREAD] = { "pread", EIO },
@@ -56,45 +54,6 @@ static const struct {
 	[FAULT_LINK] = { "linkat", ENOSPC },
 };
 
-static __thread bool spared;            /* the test's own thread */
-static atomic_int armed, sticky, fired;
-static atomic_long left;
-
-static void arm(enum fault kind, long n, bool all_after)
-{
-	atomic_store(&fired, 0);
-	atomic_store(&left, n);
-	atomic_store(&sticky, all_after);
-	atomic_store(&armed, kind);
-}
-
-static bool disarm(void)
-{
-	atomic_store(&armed, FAULT_NONE);
-	return atomic_load(&fired);
-}
-
-static bool fails(enum fault kind)
-{
-	long n;
-
-	if (atomic_load_explicit(&armed, memory_order_relaxed) != (int)kind || spared)
-		return false;
-	n = atomic_fetch_sub(&left, 1);
-	if (n > 0 || (n < 0 && !atomic_load(&sticky)))
-		return false;
-	atomic_store(&fired, 1);
-	errno = faults[kind].error;
-	return true;
-}
-
-#define WRAP(kind, type, failure, name, parameters, arguments)                                     \
-	type __real_##name parameters;                                                             \
-	type __wrap_##name parameters;                                                             \
-	type __wrap_##name parameters                                                              \
-	{                                                                                          \
-		return fails(kind) ? failure : __real_##name arguments;                            \
-	}
 WRAP(FAULT_ALLOC, void *, NULL, calloc, (size_t n, size_t size), (n, size))
 WRAP(FAULT_ALLOC, void *, NULL, realloc, (void *p, size_t size), (p, size))
 WRAP(FAULT_ALLOC, int, ENOMEM, posix_memalign, (void **p, size_t align, size_t size),
@@ -122,7 +81,7 @@ ssize_t __wrap_write(int fd, const void *p, size_t n)
 {
 	struct stat st;
 
-	if (__real_fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fails(FAULT_WRITE))
+	if (__real_fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fault_now(FAULT_WRITE))
 		return -1;
 	return __real_write(fd, p, n);
 }
@@ -138,7 +97,7 @@ int __wrap_open(const char *path, int flags, ...)
 	va_start(ap, flags);
 	mode = va_arg(ap, mode_t);
 	va_end(ap);
-	return fails(FAULT_OPEN) ? -1 : __real_open(path, flags, mode);
+	return fault_now(FAULT_OPEN) ? -1 : __real_open(path, flags, mode);
 }
 
 int __real_openat(int dir, const char *path, int flags, ...);
@@ -151,7 +110,7 @@ int __wrap_openat(int dir, const char *path, int flags, ...)
 	va_start(ap, flags);
 	mode = va_arg(ap, mode_t);
 	va_end(ap);
-	return fails(FAULT_OPEN) ? -1 : __real_openat(dir, path, flags, mode);
+	return fault_now(FAULT_OPEN) ? -1 : __real_openat(dir, path, flags, mode);
 }
 
 int __real_fcntl(int fd, int cmd, ...);
@@ -164,7 +123,7 @@ int __wrap_fcntl(int fd, int cmd, ...)
 	va_start(ap, cmd);
 	arg = va_arg(ap, long);
 	va_end(ap);
-	return fails(FAULT_FCNTL) ? -1 : __real_fcntl(fd, cmd, arg);
+	return fault_now(FAULT_FCNTL) ? -1 : __real_fcntl(fd, cmd, arg);
 }
 
 /* --- a round of requests ---------------------------------------------------------------------- */
@@ -351,9 +310,9 @@ static unsigned exhaust(enum fault kind, bool all_after, long step, int64_t bloc
 
 		snprintf(what, sizeof(what), "%s %ld%s", faults[kind].name, n,
 		         all_after ? " and all after it" : "");
-		arm(kind, n, all_after);
+		fault_arm(kind, faults[kind].error, n, all_after);
 		r = play("faulty");
-		hit = disarm();
+		hit = fault_disarm();
 		if (getenv("QLLM_FAULT_VERBOSE"))
 			printf("%s: %s\n", what, r.good ? "all right" : r.why);
 		if (!hit && !r.good)
@@ -382,7 +341,7 @@ int main(void)
 
 	if (slow)
 		wait_ms *= atoi(slow);
-	spared = true;
+	fault_spared = true;
 	inproc_start(true);
 	for (unsigned i = 0; i < 3; i++) {
 		r = play("first");

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from gguf_file import tiny
-from harness import (FAILED, OK, SLOW, UNKNOWN, USAGE, Daemon, environment, expect, model_file, program)
+from harness import (FAILED, OK, SLOW, UNKNOWN, USAGE, Daemon, Skip, environment, expect, model_file, program)
 from test_jobs import HELD, WORKER, script, stopped, until
 
 PACK = "[models]\npack = 1\n"
@@ -114,6 +114,46 @@ def test_without_a_worker_the_gguf_is_kept():
         answer(d, "tiny")
 
 
+@contextlib.contextmanager
+def small_disk(size):
+    if os.geteuid() != 0:
+        raise Skip("a small disk needs root")
+    path = tempfile.mkdtemp(prefix="qllm-disk-")
+    try:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True).returncode:
+            raise Skip("this container mounts nothing")
+        try:
+            yield path
+        finally:
+            subprocess.run(["umount", "-l", path], check=True)
+    finally:
+        os.rmdir(path)
+
+
+def test_full_disk():
+    """The GGUF fits, its packed form beside it does not: one sentence, and the GGUF serves on."""
+    gguf = tiny().bytes()
+    with small_disk(len(gguf) + (1 << 20)) as disk:
+        with daemon(state=os.path.join(disk, "state")) as d:
+            r = expect(d.ctl("import", d.model), OK)
+            assert r.err.count(b"\n") == 1 and b"stored as GGUF, not packed: job 1 failed: its new file needs" in r.err, r
+            assert b"make room and try again" in r.err, r
+            assert not row(d, "tiny")["packed"] and stored(d) == ["tiny.gguf"]
+            job = d.json("job", "ls")[0]
+            assert job["state"] == "failed", job
+            with open(os.path.join(d.state, "models", str(os.getuid()), "tiny.gguf"), "rb") as f:
+                assert f.read() == gguf
+            before = answer(d, "tiny")
+            # what is exported to it by hand leaves nothing either
+            r = worker("pack", d.model, os.path.join(disk, "p"))
+            assert r.returncode == FAILED and r.stderr.count("\n") == 1 and "its new file needs" in r.stderr, r
+            assert sorted(os.listdir(disk)) == ["state"]
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            expect(d.ctl("job", "resume", str(job["id"])), OK)
+            until("the model is packed", lambda: row(d, "tiny")["packed"])
+            assert stored(d) == ["tiny.pack"] and answer(d, "tiny")["tokens"] == before["tokens"]
+
+
 def test_old_files_are_packed_after_a_start():
     state = tempfile.mkdtemp(prefix="qllm-state-")
     try:
@@ -146,6 +186,56 @@ def test_in_use_while_it_is_packed():
         expect(d.ctl("rm", "again"), OK)
         until("the job is cancelled", lambda: d.json("job", "ls")[-1]["state"] == "cancelled")
         assert stored(d) == ["tiny.pack"]
+
+
+def test_background_packing_gives_way():
+    """While somebody waits for tokens nothing is packed, unless somebody waits for that too."""
+    with daemon() as d:
+        expect(d.ctl("import", model_file("smollm2"), "--name", "big", "--in-place"), OK)
+        talk = d.popen("run", "big", "The sea is", "--raw", "-n", "8000", "--ignore-eos")
+        try:
+            assert talk.stdout.read(1)
+            expect(d.ctl("import", d.model, "--no-block"), OK)
+            job = until("the job is queued", lambda: d.json("job", "ls"))[0]["id"]
+            until("it waits", lambda: "until no request runs" in d.ctl("job", "log", job).text)
+            expect(d.ctl("import", d.model, "--name", "soon"), OK)
+            assert row(d, "soon")["packed"] and not row(d, "tiny")["packed"] and talk.poll() is None
+            time.sleep(1.2)
+            assert not row(d, "tiny")["packed"] and d.json("job", "ls")[0]["state"] == "queued"
+        finally:
+            talk.kill()
+            talk.communicate()
+        until("the model is packed", lambda: row(d, "tiny")["packed"])
+
+
+def test_outdated_files_are_packed_anew():
+    """A packed file of an older version serves at once, and when nobody waits a better one takes its place."""
+    with daemon() as d:
+        new, old = os.path.join(d.dir, "new"), os.path.join(d.dir, "old")
+        assert worker("pack", d.model, new).returncode == OK
+        subprocess.run([program("tests/lib/packold"), new, old], check=True)
+        assert digest(old) != digest(new)
+        expect(d.ctl("import", d.model, "--name", "right"), OK)
+        expect(d.ctl("import", old, "--name", "tiny"), OK)
+        path = os.path.join(d.state, "models", str(os.getuid()), "tiny.pack")
+        assert row(d, "tiny")["packed"] and digest(path) == digest(old)
+        assert answer(d, "tiny")["tokens"] == answer(d, "right")["tokens"]
+        until("it is packed anew", lambda: digest(path) == digest(new))
+        until("the job has ended", lambda: d.json("job", "ls")[-1]["state"] == "done")
+        assert stored(d) == ["right.pack", "tiny.pack"]
+        assert answer(d, "tiny")["tokens"] == answer(d, "right")["tokens"]
+        expect(d.ctl("unload", "tiny"), OK)
+        expect(d.ctl("load", "tiny"), OK)
+        kinds = [(j["kind"], j["state"]) for j in d.json("job", "ls")]
+        assert kinds == [("pack", "done")] * 2, kinds
+        # one that this version cannot read says so
+        expect(d.ctl("unload", "tiny"), OK)
+        os.chmod(path, 0o600)
+        with open(path, "r+b") as f:
+            f.seek(12)
+            f.write(b"\x63")
+        r = expect(d.ctl("run", "tiny", "x", "-n", "1"), FAILED)
+        assert b"packed by a newer qllmd" in r.err and b"layout 99" in r.err and b"import the model again" in r.err, r
 
 
 def test_damage_is_refused():

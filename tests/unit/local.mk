@@ -48,7 +48,7 @@ tests_unit_test_pipeline_LDADD = libquant.la libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-pipeline
 
 check_PROGRAMS += tests/unit/test-packfile
-tests_unit_test_packfile_SOURCES = tests/unit/test-packfile.c
+tests_unit_test_packfile_SOURCES = tests/unit/test-packfile.c tests/lib/packold.c tests/lib/packold.h
 tests_unit_test_packfile_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_packfile_CFLAGS = $(AM_CFLAGS) $(PROTOBUFC_CFLAGS)
 tests_unit_test_packfile_LDADD = libggufgen.la libquant.la libmodel.la libtext.la libformat.la libkernels.la \

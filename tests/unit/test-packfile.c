@@ -21,6 +21,7 @@
 #include "kernels/pack.h"
 #include "quant/packer.h"
 #include "tests/lib/ggufgen.h"
+#include "tests/lib/packold.h"
 
 static const atomic_bool never = false;
 
@@ -130,12 +131,18 @@ static void test_places(void **state)
 	struct packer_result result;
 	struct packfile *f = NULL;
 	struct ggufgen *g = all_types();
-	int gguf = ggufgen_memfd(g), fd = packed_of(gguf, &result);
+	int gguf = ggufgen_memfd(g), fd = packed_of(gguf, &result), empty = new_file();
 	uint64_t end = 0;
+	bool is = false;
 
 	(void)state;
-	assert_true(packfile_is(fd));
-	assert_false(packfile_is(gguf));
+	assert_int_equal(packfile_is(&is, fd, "x", NULL), 0);
+	assert_true(is);
+	assert_int_equal(packfile_is(&is, gguf, "x", NULL), 0);
+	assert_false(is);
+	is = true;
+	assert_int_equal(packfile_is(&is, empty, "x", NULL), 0);
+	assert_false(is);
 	assert_int_equal(packfile_open(&f, fd, "x", NULL), 0);
 	assert_int_equal(f->data_offset % PACKFILE_DATA_ALIGN, 0);
 	for (size_t i = 0; i < f->gguf->n_tensors; i++) {
@@ -158,8 +165,57 @@ static void test_places(void **state)
 		free(group);
 	}
 	packfile_free(f);
+	close(empty);
 	close(gguf);
 	close(fd);
+	ggufgen_free(g);
+}
+
+/* A file from before the types had a packed form reads, exports, and is packed to the same bytes as
+ * its GGUF; one whose bytes have changed is not. */
+static void test_outdated(void **state)
+{
+	struct packer_result result, again;
+	struct packfile *f = NULL;
+	struct ggufgen *g = all_types();
+	int gguf = ggufgen_memfd(g), fd = packed_of(gguf, &result), old = new_file(), out;
+	struct err err = { 0 };
+	size_t n, m;
+	uint8_t *a, *b;
+
+	(void)state;
+	packold_make(old, fd);
+	assert_int_equal(packfile_open(&f, old, "x", &err), 0);
+	assert_true(f->outdated);
+	out = new_file();
+	assert_int_equal(packer_export(&again, old, out, "x", URING_AUTO, &io, &err), 0);
+	assert_string_equal(again.checksum, result.checksum);
+	close(out);
+	for (unsigned kind = URING_AUTO; kind <= URING_PLAIN; kind++) {
+		out = new_file();
+		if (packer_pack(&again, old, out, "x", kind, &io, &err) < 0)
+			fail_msg("%s", err.text);
+		assert_int_equal(again.packed_tensors, result.packed_tensors);
+		a = bytes_of(fd, &n);
+		b = bytes_of(out, &m);
+		assert_int_equal(n, m);
+		assert_memory_equal(a, b, n);
+		free(a);
+		free(b);
+		close(out);
+	}
+	out = new_file();
+	assert_int_equal(packer_pack(&again, fd, out, "x", URING_AUTO, &io, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "packed already"));
+	assert_int_equal(fd_pwrite_all(old, "damage", 6, f->tensors[3].offset), 0);
+	err_clear(&err);
+	assert_int_equal(packer_pack(&again, old, out, "x", URING_AUTO, &io, &err), -EBADMSG);
+	assert_non_null(strstr(err.text, "import the model again"));
+	packfile_free(f);
+	close(out);
+	close(old);
+	close(fd);
+	close(gguf);
 	ggufgen_free(g);
 }
 
@@ -205,7 +261,7 @@ static void test_damage(void **state)
 		uint64_t value;
 		const char *says;
 	} lies[] = {
-		{ 8, 4, false, 2, "packed in version 2" },
+		{ 8, 4, false, 2, "in version 2, layout" },
 		{ 12, 4, false, 99, "layout 99" },
 		{ 16, 8, false, 1, "its header says 1" },
 		{ 24, 8, false, UINT64_MAX, "claims a head" },
@@ -327,6 +383,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_places),
+		cmocka_unit_test(test_outdated),
 		cmocka_unit_test(test_damage),
 		cmocka_unit_test(test_damaged_weights),
 		cmocka_unit_test(test_every_allocation_may_fail),
