@@ -389,12 +389,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 
 /* --- mutation by the message's own description ------------------------------------------------ */
 
-static unsigned next(unsigned *seed)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return *seed >> 8;
-}
-
 static uint64_t any_number(unsigned *seed)
 {
 	static const uint64_t values[] = { 0,     1,          2,          3,         4,
@@ -404,7 +398,7 @@ static uint64_t any_number(unsigned *seed)
 		                           1u << 20, 1ull << 32, 1ull << 63, INT64_MAX,
 		                           UINT64_MAX };
 
-	return values[next(seed) % ARRAY_SIZE(values)];
+	return values[fuzz_next(seed) % ARRAY_SIZE(values)];
 }
 
 static double any_float(unsigned *seed)
@@ -412,7 +406,7 @@ static double any_float(unsigned *seed)
 	static const double values[] = { 0,    1,    0.5, 0.95,     -1, 1e-9,
 		                         1e30, -0.0, NAN, INFINITY, 2 };
 
-	return values[next(seed) % ARRAY_SIZE(values)];
+	return values[fuzz_next(seed) % ARRAY_SIZE(values)];
 }
 
 static char *any_string(unsigned *seed)
@@ -423,7 +417,7 @@ static char *any_string(unsigned *seed)
 		                              "connections_per_uid=1", "tokens_per_uid=7",
 		                              "fds_per_uid=default" };
 
-	return (char *)(uintptr_t)values[next(seed) % ARRAY_SIZE(values)];
+	return (char *)(uintptr_t)values[fuzz_next(seed) % ARRAY_SIZE(values)];
 }
 
 static ProtobufCBinaryData any_bytes(unsigned *seed)
@@ -434,12 +428,12 @@ static ProtobufCBinaryData any_bytes(unsigned *seed)
 		"\xff\xfe",
 		"[{\"role\":1}]", "{", "[1,", "a longer text that has a few more words in it",
 	};
-	unsigned i = next(seed) % (ARRAY_SIZE(texts) + 3);
+	unsigned i = fuzz_next(seed) % (ARRAY_SIZE(texts) + 3);
 	ProtobufCBinaryData b;
 
 	if (i >= ARRAY_SIZE(texts)) {
 		b.data = (uint8_t *)(uintptr_t)ids;
-		b.len = sizeof(ids[0]) * (1 + next(seed) % ARRAY_SIZE(ids));
+		b.len = sizeof(ids[0]) * (1 + fuzz_next(seed) % ARRAY_SIZE(ids));
 	} else {
 		b.data = (uint8_t *)(uintptr_t)texts[i];
 		b.len = strlen(texts[i]);
@@ -504,9 +498,9 @@ static void set_any(struct arena *a, ProtobufCMessage *m, unsigned *seed)
 
 	if (desc->n_fields == 0)
 		return;
-	f = &desc->fields[next(seed) % desc->n_fields];
+	f = &desc->fields[fuzz_next(seed) % desc->n_fields];
 	if (f->label == PROTOBUF_C_LABEL_REPEATED) {
-		size_t n = 1 + next(seed) % 4;
+		size_t n = 1 + fuzz_next(seed) % 4;
 		void *list = arena_alloc(a, n * sizeof(ProtobufCBinaryData));
 
 		if (!list ||
@@ -560,7 +554,7 @@ static const struct msg_info *any_request(unsigned *seed)
 	const struct msg_info *info;
 
 	do
-		info = msg_at(next(seed) % 64);
+		info = msg_at(fuzz_next(seed) % 64);
 	while (!info || !(info->dirs & MSG_TO_DAEMON));
 	return info;
 }
@@ -575,7 +569,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 	uint8_t *body, what = 0;
 	size_t n_body, at, len = 0;
 
-	if (next(&seed) % 4 == 0 && LLVMFuzzerMutate && n > 0)
+	if (fuzz_next(&seed) % 4 == 0 && LLVMFuzzerMutate && n > 0)
 		return LLVMFuzzerMutate(p, n, max);
 	if (n == 0)
 		p[n++] = 0;
@@ -584,8 +578,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 		s.len[s.n] = MIN(3 + (size_t)(p[at + 1] | p[at + 2] << 8), n - at);
 	}
 	at = MIN(at, n);
-	if (s.n > 0 && next(&seed) % 3) {
-		i = next(&seed) % s.n;
+	if (s.n > 0 && fuzz_next(&seed) % 3) {
+		i = fuzz_next(&seed) % s.n;
 		at = s.at[i];
 		len = s.len[i];
 		what = p[at];
@@ -600,17 +594,17 @@ size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 		protobuf_c_message_init(info->desc, m);
 		frame = &fresh;
 		frame->has_id = true;
-		frame->id = 20 + next(&seed) % 64;
+		frame->id = 20 + fuzz_next(&seed) % 64;
 		frame->body_case = info->body;
 		frame->hello = (Qllm__Hello *)m;        /* all arms share their place */
 		what = (uint8_t)info->fds_min;
-		for (times = next(&seed) % 6; times > 0; times--)
+		for (times = fuzz_next(&seed) % 6; times > 0; times--)
 			set_any(&a, m, &seed);
 	}
-	for (times = 1 + next(&seed) % 3; times > 0; times--)
+	for (times = 1 + fuzz_next(&seed) % 3; times > 0; times--)
 		set_any(&a, (ProtobufCMessage *)frame->hello, &seed);
-	if (next(&seed) % 8 == 0)
-		what = (uint8_t)next(&seed);
+	if (fuzz_next(&seed) % 8 == 0)
+		what = (uint8_t)fuzz_next(&seed);
 	if (frame_pack(frame, &body, &n_body) == 0) {
 		n = put(p, n, max, at, len, what, body, n_body);
 		mem_free(body);

@@ -38,6 +38,33 @@ static inline uint32_t fuzz_mix(const uint8_t *p, size_t n)
 	return h ^ h >> 15;
 }
 
+/* For custom mutators: the next of some random numbers. */
+static inline unsigned fuzz_next(unsigned *seed)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return *seed >> 8;
+}
+/* A little-endian number of `size` bytes (at most 8) becomes one next to it, or one at which code
+ * is often wrong. */
+static inline void fuzz_bend(uint8_t *p, unsigned size, unsigned *seed)
+{
+	static const uint64_t values[] = {
+		0,          1,          2,          3,          4,          5,          8,
+		31,         32,         63,         64,         127,        128,        255,
+		256,        320,        321,        512,        65535,      1u << 16,   1u << 20,
+		1u << 31,   UINT32_MAX, 1ull << 32, 1ull << 42, 1ull << 62, 1ull << 63, UINT64_MAX,
+		UINT64_MAX - 31,
+	};
+	uint64_t v = 0;
+
+	memcpy(&v, p, size);
+	if (fuzz_next(seed) % 3 == 0)
+		v += fuzz_next(seed) % 9 - 4;
+	else
+		v = values[fuzz_next(seed) % (sizeof(values) / sizeof(values[0]))];
+	memcpy(p, &v, size);
+}
+
 /* Bytes of an input, taken one after the other; zeros once they are used up. */
 struct fuzz_in {
 	const uint8_t *p;

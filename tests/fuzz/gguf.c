@@ -213,41 +213,15 @@ static void walk(struct walk *w, const uint8_t *p, size_t n)
 	w->part[w->n_parts] = w->at;
 }
 
-static unsigned next(unsigned *seed)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return *seed >> 8;
-}
-
-static void bend_number(const struct walk *w, uint8_t *p, unsigned *seed)
-{
-	static const uint64_t values[] = {
-		0,          1,          2,          3,          4,          5,          8,
-		31,         32,         63,         64,         127,        128,        255,
-		256,        320,        321,        512,        65535,      1u << 16,   1u << 20,
-		1u << 31,   UINT32_MAX, 1ull << 32, 1ull << 42, 1ull << 62, 1ull << 63, UINT64_MAX,
-		UINT64_MAX - 31,
-	};
-	const struct spot *s = &w->spot[next(seed) % w->n_spots];
-	uint64_t v = 0;
-
-	memcpy(&v, p + s->at, s->size);
-	if (next(seed) % 3 == 0)
-		v += next(seed) % 9 - 4;
-	else
-		v = values[next(seed) % ARRAY_SIZE(values)];
-	memcpy(p + s->at, &v, s->size);
-}
-
 /* Take one key or tensor out, or put it in twice, and count it in the header. */
 static size_t move_part(const struct walk *w, uint8_t *p, size_t n, size_t max, unsigned *seed)
 {
-	unsigned i = next(seed) % w->n_parts;
+	unsigned i = fuzz_next(seed) % w->n_parts;
 	size_t at = w->part[i], len = w->part[i + 1] - at, count_at = i < w->n_keys ? 16 : 8;
 	uint64_t count;
 
 	memcpy(&count, p + count_at, sizeof(count));
-	if (next(seed) % 2 && n + len <= max) {
+	if (fuzz_next(seed) % 2 && n + len <= max) {
 		memmove(p + at + len, p + at, n - at);
 		n += len;
 		count++;
@@ -266,10 +240,10 @@ static size_t fresh(uint8_t *p, size_t max, unsigned *seed)
 	static const char *const archs[] = { "llama", "qwen2", "gemma3" };
 	struct ggufgen_tiny tiny = { .n_layer = 1,
 		                     .n_embd = 32,
-		                     .arch = archs[next(seed) % 3],
-		                     .spm = next(seed) % 2,
-		                     .untied = next(seed) % 2,
-		                     .rope_freqs = next(seed) % 2,
+		                     .arch = archs[fuzz_next(seed) % 3],
+		                     .spm = fuzz_next(seed) % 2,
+		                     .untied = fuzz_next(seed) % 2,
+		                     .rope_freqs = fuzz_next(seed) % 2,
 		                     .seed = 1 };
 	struct ggufgen *gen = ggufgen_tiny(&tiny);
 	struct gguf *g = NULL;
@@ -289,13 +263,15 @@ static size_t fresh(uint8_t *p, size_t max, unsigned *seed)
 size_t LLVMFuzzerCustomMutator(uint8_t *p, size_t n, size_t max, unsigned seed)
 {
 	static struct walk w;
-	unsigned how = next(&seed) % 16;
+	unsigned how = fuzz_next(&seed) % 16;
 
-	if (how == 0 && next(&seed) % 8 == 0)
+	if (how == 0 && fuzz_next(&seed) % 8 == 0)
 		return fresh(p, max, &seed);
 	walk(&w, p, n);
 	if (how < 6 && w.n_spots > 0) {
-		bend_number(&w, p, &seed);
+		const struct spot *s = &w.spot[fuzz_next(&seed) % w.n_spots];
+
+		fuzz_bend(p + s->at, s->size, &seed);
 		return n;
 	}
 	if (how < 9 && !w.bad && w.n_parts > 0 && w.n_parts < PARTS_MAX)

@@ -1,7 +1,7 @@
 # tests/fuzz: one program a parser. With --enable-fuzzers libFuzzer drives them (tests/fuzz/run); otherwise, and in
 # `make check`, each replays its corpus, tests/fuzz/corpus/<name>. Libraries: highest layer first.
 FUZZ_TARGETS = tests/fuzz/config tests/fuzz/frame tests/fuzz/gguf tests/fuzz/jinja tests/fuzz/jobfile \
-	tests/fuzz/ring tests/fuzz/tokbuild tests/fuzz/tokenize
+	tests/fuzz/packfile tests/fuzz/ring tests/fuzz/tokbuild tests/fuzz/tokenize
 check_PROGRAMS += $(FUZZ_TARGETS)
 if ENABLE_FUZZERS
 FUZZ_MAIN =
@@ -38,6 +38,13 @@ tests_fuzz_jobfile_SOURCES = tests/fuzz/jobfile.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
 tests_fuzz_jobfile_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_fuzz_jobfile_LDFLAGS = $(FUZZ_LINK)
 tests_fuzz_jobfile_LDADD = libbase.la $(JANSSON_LIBS)
+
+tests_fuzz_packfile_SOURCES = tests/fuzz/packfile.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
+tests_fuzz_packfile_CPPFLAGS = $(AM_CPPFLAGS) $(PROTOBUFC_CFLAGS)
+tests_fuzz_packfile_LDFLAGS = $(FUZZ_LINK)
+tests_fuzz_packfile_LDADD = libggufgen.la libquant.la libmodel.la libtext.la libformat.la libkernels.la libproto.la \
+	libbase.la -lm
+$(tests_fuzz_packfile_OBJECTS): | proto/qllm.pb-c.h
 
 tests_fuzz_ring_SOURCES = tests/fuzz/ring.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
 tests_fuzz_ring_CPPFLAGS = $(AM_CPPFLAGS) $(PROTOBUFC_CFLAGS)
