@@ -3,7 +3,7 @@
  * 1. After vocab_new every id that is stored anywhere is < n; every merge names tokens that exist,
  *    and its product does.
  * 2. Of equal spellings the first id wins; the later ones stay printable.
- * 3. The tables are at most 3/4 full, so every probe ends, and keyed by a random seed.
+ * 3. The tables are at most half full, so every probe ends, and keyed by a random seed.
  * 4. Every spelling is at most VOCAB_TEXT_MAX bytes, so a piece always fits TOK_PIECE_MAX. */
 #include <errno.h>
 #include <math.h>
@@ -39,19 +39,34 @@ int vocab_cp_to_byte(uint32_t cp)
 	return cp == 0x100 + 67 ? 0xad : -1;
 }
 
+static uint64_t hash_of(const struct vocab *v, const char *p, size_t n)
+{
+	return XXH3_64bits_withSeed(p, n, v->seed);
+}
+
+/* The slot of a spelling, or the free one where it would be. The tag spares looks at spellings,
+ * each of which is far away in memory. */
+static struct vocab_slot *find_slot(const struct vocab *v, uint64_t hash, const char *p, size_t n)
+{
+	for (uint32_t i = (uint32_t)hash & v->slot_mask;; i = (i + 1) & v->slot_mask) {
+		struct vocab_slot *s = &v->slot[i];
+
+		if (s->next == 0)
+			return s;
+		if (s->tag == (uint32_t)(hash >> 32) && vocab_text(v, s->next - 1).n == n &&
+		    memcmp(vocab_text(v, s->next - 1).p, p, n) == 0)
+			return s;
+	}
+}
+
+static int32_t find_hashed(const struct vocab *v, uint64_t hash, const char *p, size_t n)
+{
+	return n == 0 || n > v->text_max ? -1 : (int32_t)find_slot(v, hash, p, n)->next - 1;
+}
+
 int32_t vocab_find(const struct vocab *v, const char *p, size_t n)
 {
-	if (n == 0 || n > v->text_max)
-		return -1;
-	for (uint32_t i = (uint32_t)XXH3_64bits_withSeed(p, n, v->seed) & v->slot_mask;;
-	     i = (i + 1) & v->slot_mask) {
-		uint32_t id = v->slot[i];
-
-		if (id == 0)
-			return -1;
-		if (vocab_text(v, id - 1).n == n && memcmp(vocab_text(v, id - 1).p, p, n) == 0)
-			return (int32_t)(id - 1);
-	}
+	return n == 0 || n > v->text_max ? -1 : find_hashed(v, hash_of(v, p, n), p, n);
 }
 
 static uint32_t merge_slot(const struct vocab *v, int32_t left, int32_t right)
@@ -64,30 +79,46 @@ static uint32_t merge_slot(const struct vocab *v, int32_t left, int32_t right)
 	return (uint32_t)(x ^ x >> 31) & v->merge_mask;
 }
 
-const struct vocab_merge *vocab_merge_find(const struct vocab *v, int32_t left, int32_t right)
+/* The pair's slot, or the free one where it would be. */
+static struct vocab_merge *find_merge(const struct vocab *v, int32_t left, int32_t right)
 {
-	if (!v->merge)
-		return NULL;
 	for (uint32_t i = merge_slot(v, left, right);; i = (i + 1) & v->merge_mask) {
-		const struct vocab_merge *m = &v->merge[i];
+		struct vocab_merge *m = &v->merge[i];
 
-		if (m->left < 0)
-			return NULL;
-		if (m->left == left && m->right == right)
+		if (m->left < 0 || (m->left == left && m->right == right))
 			return m;
 	}
+}
+
+const struct vocab_merge *vocab_merge_find(const struct vocab *v, int32_t left, int32_t right)
+{
+	const struct vocab_merge *m = v->merge ? find_merge(v, left, right) : NULL;
+
+	return m && m->left >= 0 ? m : NULL;
 }
 
 static uint32_t table_size(uint64_t n)
 {
 	uint32_t size = 16;
 
-	while (3 * (uint64_t)size < 4 * n)
+	while (size < 2 * n)
 		size *= 2;
 	return size;
 }
 
 /* ---- building ---- */
+
+static void add_text(struct vocab *v, uint32_t id)
+{
+	struct bytes t = vocab_text(v, id);
+	uint64_t hash = hash_of(v, t.p, t.n);
+	struct vocab_slot *s = find_slot(v, hash, t.p, t.n);
+
+	if (t.n > 0 && s->next == 0)
+		*s = (struct vocab_slot){ (uint32_t)(hash >> 32), id + 1 };
+	else
+		v->n_repeated++;
+}
 
 static int copy_texts(struct vocab *v, const struct vocab_src *src, struct err *err)
 {
@@ -121,15 +152,9 @@ static int copy_texts(struct vocab *v, const struct vocab_src *src, struct err *
 			memcpy(v->blob + at, src->text[i].p, n);
 		at += n;
 		v->text_at[i + 1] = (uint32_t)at;
-		if (n == 0 || vocab_find(v, src->text[i].p, n) >= 0)
-			continue;
-		uint32_t s = (uint32_t)XXH3_64bits_withSeed(src->text[i].p, n, v->seed) &
-		             v->slot_mask;
-
-		while (v->slot[s])
-			s = (s + 1) & v->slot_mask;
-		v->slot[s] = i + 1;
 	}
+	for (uint32_t i = 0; i < v->n; i++)
+		add_text(v, i);
 	return 0;
 }
 
@@ -231,46 +256,83 @@ static int find_bytes(struct vocab *v, struct err *err)
 	return 0;
 }
 
-static int add_merge(struct vocab *v, uint32_t rank, struct bytes m, struct err *err)
+/* A rule on its way into the table. */
+struct rule {
+	struct bytes left, right;
+	uint64_t left_hash, right_hash;
+};
+
+static int split_rule(const struct vocab *v, struct rule *ret, uint32_t rank, struct bytes m,
+                      struct err *err)
 {
 	const char *space = m.n > 1 ? memchr(m.p + 1, ' ', m.n - 1) : NULL;
-	char joined[2 * VOCAB_TEXT_MAX], shown[64];
-	struct bytes right;
-	int32_t l, r, id = -1;
-	size_t n_left;
+	char shown[64];
 
 	if (!space)
 		return err_set(err, -EBADMSG,
 		               "tokenizer.ggml.merges[%u] \"%s\" has no space between two tokens",
 		               rank, str_escape(shown, sizeof(shown), m.p, m.n));
-	n_left = (size_t)(space - m.p);
-	right = (struct bytes){ space + 1, m.n - n_left - 1 };
-	l = vocab_find(v, m.p, n_left);
-	r = vocab_find(v, right.p, right.n);
-	/* found: both are at most VOCAB_TEXT_MAX long */
-	if (l >= 0 && r >= 0) {
-		memcpy(joined, m.p, n_left);
-		memcpy(joined + n_left, right.p, right.n);
-		id = vocab_find(v, joined, n_left + right.n);
+	ret->left = (struct bytes){ m.p, (size_t)(space - m.p) };
+	ret->right = (struct bytes){ space + 1, m.n - ret->left.n - 1 };
+	ret->left_hash = hash_of(v, ret->left.p, ret->left.n);
+	ret->right_hash = hash_of(v, ret->right.p, ret->right.n);
+	__builtin_prefetch(&v->slot[(uint32_t)ret->left_hash & v->slot_mask]);
+	__builtin_prefetch(&v->slot[(uint32_t)ret->right_hash & v->slot_mask]);
+	return 0;
+}
+
+/* The token that both together spell. Most vocabularies number their tokens in the order of the
+ * rules, so `guess` is it; where spellings repeat, the first id counts, which only the table
+ * knows. */
+static int32_t find_union(const struct vocab *v, const struct rule *r, int32_t guess,
+                          char joined[2 * VOCAB_TEXT_MAX])
+{
+	size_t n = r->left.n + r->right.n;
+
+	if (v->n_repeated == 0 && guess > 0 && (uint32_t)guess < v->n) {
+		struct bytes t = vocab_text(v, (uint32_t)guess);
+
+		if (t.n == n && memcmp(t.p, r->left.p, r->left.n) == 0 &&
+		    memcmp(t.p + r->left.n, r->right.p, r->right.n) == 0)
+			return guess;
 	}
+	/* both were found: they are at most VOCAB_TEXT_MAX long */
+	memcpy(joined, r->left.p, r->left.n);
+	memcpy(joined + r->left.n, r->right.p, r->right.n);
+	return vocab_find(v, joined, n);
+}
+
+/* *guess: see above; the rule's token comes back in it. */
+static int add_rule(struct vocab *v, const struct rule *rule, uint32_t rank, struct bytes m,
+                    int32_t *guess, char joined[2 * VOCAB_TEXT_MAX], struct err *err)
+{
+	int32_t l = find_hashed(v, rule->left_hash, rule->left.p, rule->left.n),
+		r = find_hashed(v, rule->right_hash, rule->right.p, rule->right.n), id = -1;
+	struct vocab_merge *slot;
+	char shown[64];
+
+	if (l >= 0 && r >= 0)
+		id = find_union(v, rule, *guess, joined);
 	if (id < 0)
 		return err_set(
 			err, -EBADMSG,
 			"tokenizer.ggml.merges[%u] \"%s\" names %s that is not in the vocabulary",
 			rank, str_escape(shown, sizeof(shown), m.p, m.n),
 			l < 0 || r < 0 ? "a token" : "a pair whose union");
-	if (vocab_merge_find(v, l, r))
-		return 0;                               /* the earlier rank stands */
-	uint32_t s = merge_slot(v, l, r);
-
-	while (v->merge[s].left >= 0)
-		s = (s + 1) & v->merge_mask;
-	v->merge[s] = (struct vocab_merge){ l, r, rank, id };
+	*guess = id + 1;
+	slot = find_merge(v, l, r);
+	if (slot->left < 0)                             /* else the earlier rank stands */
+		*slot = (struct vocab_merge){ l, r, rank, id };
 	return 0;
 }
 
 static int build_merges(struct vocab *v, const struct vocab_src *src, struct err *err)
 {
+	enum { RULES = 16 };
+	/* out here, since the compiler clears it each time that it comes into being */
+	char joined[2 * VOCAB_TEXT_MAX];
+	struct rule rules[RULES];
+	int32_t guess = -1;
 	int r;
 
 	if (!src->merge)
@@ -287,10 +349,17 @@ static int build_merges(struct vocab *v, const struct vocab_src *src, struct err
 		return -ENOMEM;
 	for (uint32_t i = 0; i <= v->merge_mask; i++)
 		v->merge[i].left = -1;
-	for (uint32_t i = 0; i < src->n_merge; i++) {
-		r = add_merge(v, i, src->merge[i], err);
-		if (r < 0)
-			return r;
+	/* Some rules at a time, so that memory answers while the next ones are hashed. */
+	for (uint32_t i = 0; i < src->n_merge; i += RULES) {
+		uint32_t n = MIN((uint32_t)src->n_merge - i, (uint32_t)RULES);
+
+		for (uint32_t j = 0; j < n; j++)
+			if ((r = split_rule(v, &rules[j], i + j, src->merge[i + j], err)) < 0)
+				return r;
+		for (uint32_t j = 0; j < n; j++)
+			if ((r = add_rule(v, &rules[j], i + j, src->merge[i + j], &guess, joined,
+			                  err)) < 0)
+				return r;
 	}
 	return 0;
 }

@@ -37,6 +37,10 @@ struct vocab_merge {
 	uint32_t rank;
 	int32_t id;                     /* what the pair becomes */
 };
+struct vocab_slot {
+	uint32_t tag;                   /* high half of the spelling's hash */
+	uint32_t next;                  /* id + 1; 0: free */
+};
 struct pretok;
 struct vocab {
 	enum vocab_model model;
@@ -47,8 +51,9 @@ struct vocab {
 	float *score;                   /* [n]; NULL for VOCAB_BPE */
 	uint8_t *type;                  /* [n] enum tok_attr */
 	uint8_t *eog;                   /* [n] 0 or 1 */
-	uint32_t *slot;                 /* spelling -> id + 1, open addressing */
+	struct vocab_slot *slot;        /* spelling -> id, open addressing */
 	uint32_t slot_mask;
+	uint32_t n_repeated;            /* spellings that an earlier id has already */
 	struct vocab_merge *merge;      /* pair -> rank, open addressing */
 	uint32_t merge_mask;
 	/* of both tables: a hostile file cannot choose collisions */
