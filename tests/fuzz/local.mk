@@ -39,7 +39,7 @@ tests_fuzz_jobfile_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_fuzz_jobfile_LDFLAGS = $(FUZZ_LINK)
 tests_fuzz_jobfile_LDADD = libbase.la $(JANSSON_LIBS)
 
-tests_fuzz_packfile_SOURCES = tests/fuzz/packfile.c tests/fuzz/fuzz.h $(FUZZ_MAIN)
+tests_fuzz_packfile_SOURCES = tests/fuzz/packfile.c tests/fuzz/fuzz.h tests/lib/packold.c tests/lib/packold.h $(FUZZ_MAIN)
 tests_fuzz_packfile_CPPFLAGS = $(AM_CPPFLAGS) $(PROTOBUFC_CFLAGS)
 tests_fuzz_packfile_LDFLAGS = $(FUZZ_LINK)
 tests_fuzz_packfile_LDADD = libggufgen.la libquant.la libmodel.la libtext.la libformat.la libkernels.la libproto.la \

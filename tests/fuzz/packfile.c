@@ -4,8 +4,8 @@
  *
  * Either there is a sentence, or every tensor lies inside the file, where no other lies, and each
  * row of it can be taken out; what is exported can be read again and is the same when it is
- * exported twice; a GGUF comes back byte for byte. A model that loads is verified. An allocation
- * that fails is told, and no block is left. */
+ * exported twice, or after it was packed anew; a GGUF comes back byte for byte. A model that loads
+ * is verified. An allocation that fails is told, and no block is left. */
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,6 +19,7 @@
 #include "quant/packer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/lib/ggufgen.h"
+#include "tests/lib/packold.h"
 
 const char fuzz_name[] = "packfile";
 enum {
@@ -217,6 +218,22 @@ static uint64_t sum_at(int fd, uint64_t at, uint64_t n)
 	return sum;
 }
 
+/* An outdated file, and the GGUF that it exports to. */
+static void pack_again(int fd, int gguf)
+{
+	int packed = new_file(), back = new_file();
+	struct packer_result result;
+	struct err err = { 0 };
+
+	FUZZ_CHECK(packer_pack(&result, fd, packed, "old", URING_PLAIN, &io, &err) == 0, "%s",
+	           err.text);
+	FUZZ_CHECK(packer_export(&result, packed, back, "pack", URING_PLAIN, &io, &err) == 0, "%s",
+	           err.text);
+	same_bytes(gguf, back, "packed anew");
+	close(packed);
+	close(back);
+}
+
 /* With all sums as the bytes have them, it exports, twice the same; with those of the input it
  * may. */
 static void export(struct packfile *f, int fd)
@@ -251,6 +268,8 @@ static void export(struct packfile *f, int fd)
 	           err.text);
 	FUZZ_CHECK(g->n_tensors == f->gguf->n_tensors, "tensors");
 	gguf_free(g);
+	if (f->outdated)
+		pack_again(fd, first);
 	close(first);
 	close(second);
 }
@@ -347,6 +366,22 @@ static struct ggufgen *any_gguf(unsigned *seed)
 	return g;
 }
 
+/* *fd becomes the GGUF's file as an older version would have written it. */
+static void age(int *fd, int gguf)
+{
+	int packed = new_file(), old = new_file();
+	struct packer_result result;
+
+	if (packer_pack(&result, gguf, packed, "fresh", URING_PLAIN, &io, NULL) == 0) {
+		packold_make(old, packed);
+		close(*fd);
+		*fd = old;
+	} else {
+		close(old);
+	}
+	close(packed);
+}
+
 static size_t fresh(uint8_t *p, size_t max, unsigned *seed)
 {
 	struct ggufgen *gen = any_gguf(seed);
@@ -357,6 +392,8 @@ static size_t fresh(uint8_t *p, size_t max, unsigned *seed)
 
 	p[0] = (uint8_t)(fuzz_next(seed) % 16 | SIGNED);
 	if (packfile_plan(&f, gguf, "fresh", NULL) == 0 && packfile_write_head(f, fd, NULL) == 0) {
+		if (fuzz_next(seed) % 2)
+			age(&fd, gguf);
 		bytes = read_at(p[0] & GGUF ? gguf : fd, 0,
 		                p[0] & GGUF ? f->head_bytes : size_of(fd));
 		n = p[0] & GGUF ? f->head_bytes : size_of(fd);
