@@ -247,8 +247,8 @@ static int work(struct run *run)
 	}
 }
 
-/* All that is under way, whatever becomes of it. Where even that fails, the buffers stay: the kernel
- * may still write to them. */
+/* All that is under way, whatever becomes of it. Where even that fails, the buffers stay: the
+ * kernel may still write to them. */
 static void drain(struct run *run)
 {
 	uint64_t tag;
