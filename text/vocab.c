@@ -260,6 +260,7 @@ static int find_bytes(struct vocab *v, struct err *err)
 struct rule {
 	struct bytes left, right;
 	uint64_t left_hash, right_hash;
+	struct vocab_merge merge;
 };
 
 static int split_rule(const struct vocab *v, struct rule *ret, uint32_t rank, struct bytes m,
@@ -302,13 +303,12 @@ static int32_t find_union(const struct vocab *v, const struct rule *r, int32_t g
 	return vocab_find(v, joined, n);
 }
 
-/* *guess: see above; the rule's token comes back in it. */
-static int add_rule(struct vocab *v, const struct rule *rule, uint32_t rank, struct bytes m,
-                    int32_t *guess, char joined[2 * VOCAB_TEXT_MAX], struct err *err)
+/* Who the two are and what they become. *guess: see above; comes back one further. */
+static int resolve_rule(const struct vocab *v, struct rule *rule, uint32_t rank, struct bytes m,
+                        int32_t *guess, char joined[2 * VOCAB_TEXT_MAX], struct err *err)
 {
 	int32_t l = find_hashed(v, rule->left_hash, rule->left.p, rule->left.n),
 		r = find_hashed(v, rule->right_hash, rule->right.p, rule->right.n), id = -1;
-	struct vocab_merge *slot;
 	char shown[64];
 
 	if (l >= 0 && r >= 0)
@@ -320,10 +320,17 @@ static int add_rule(struct vocab *v, const struct rule *rule, uint32_t rank, str
 			rank, str_escape(shown, sizeof(shown), m.p, m.n),
 			l < 0 || r < 0 ? "a token" : "a pair whose union");
 	*guess = id + 1;
-	slot = find_merge(v, l, r);
-	if (slot->left < 0)                             /* else the earlier rank stands */
-		*slot = (struct vocab_merge){ l, r, rank, id };
+	rule->merge = (struct vocab_merge){ l, r, rank, id };
+	__builtin_prefetch(&v->merge[merge_slot(v, l, r)], 1);
 	return 0;
+}
+
+static void add_merge(struct vocab *v, const struct vocab_merge *merge)
+{
+	struct vocab_merge *slot = find_merge(v, merge->left, merge->right);
+
+	if (slot->left < 0)                             /* else the earlier rank stands */
+		*slot = *merge;
 }
 
 static int build_merges(struct vocab *v, const struct vocab_src *src, struct err *err)
@@ -357,9 +364,11 @@ static int build_merges(struct vocab *v, const struct vocab_src *src, struct err
 			if ((r = split_rule(v, &rules[j], i + j, src->merge[i + j], err)) < 0)
 				return r;
 		for (uint32_t j = 0; j < n; j++)
-			if ((r = add_rule(v, &rules[j], i + j, src->merge[i + j], &guess, joined,
-			                  err)) < 0)
+			if ((r = resolve_rule(v, &rules[j], i + j, src->merge[i + j], &guess,
+			                      joined, err)) < 0)
 				return r;
+		for (uint32_t j = 0; j < n; j++)
+			add_merge(v, &rules[j].merge);
 	}
 	return 0;
 }
