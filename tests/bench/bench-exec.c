@@ -3,7 +3,11 @@
  *
  *   bench-exec MODEL.gguf [THREADS [PROMPT [DECODE [REPEATS [DEPTH [KV]]]]]]
  *       prompt tokens/s in chunks of 128, decoded tokens/s after DEPTH tokens, and the read arm;
- *   medians bench-exec MODEL.gguf --logits IDS.json OUT.npy CHUNK
+ *       medians
+ *   bench-exec MODEL.gguf --rows [THREADS [REPEATS [DEPTH]]]
+ *       time of a decode step of 1 to 32 sequences, and how it compares with one: on the wall and
+ *       of the processors; medians of alternating steps
+ *   bench-exec MODEL.gguf --logits IDS.json OUT.npy CHUNK
  *       logits of all tokens of a JSON list, fed in chunks (1 = the decode path), as float32 npy */
 #include "base/mem.h"
 #include "base/num.h"
@@ -12,7 +16,7 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { CHUNK = 128, REPEATS_MAX = 101, IDS_MAX = 1 << 16 };
+enum { CHUNK = 128, REPEATS_MAX = 101, IDS_MAX = 1 << 16, ROWS_MAX = 32 };
 
 struct bench {
 	struct model *m;
@@ -22,11 +26,11 @@ struct bench {
 	struct kv_pool *kv;
 };
 
-static double now(void)
+static double now(clockid_t id)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(id, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -109,26 +113,85 @@ static int speed(struct bench *b, uint32_t n_prompt, uint32_t n_decode, unsigned
 
 		if (kv_seq_new(&kv, b->kv) < 0 || kv_seq_reserve(kv, total) != 0)
 			return -1;
-		t = now();
+		t = now(CLOCK_MONOTONIC);
 		if (feed(b, kv, ids, n_prompt, 0, CHUNK) < 0)
 			return -1;
-		pp[i] = now() - t;
+		pp[i] = now(CLOCK_MONOTONIC) - t;
 		if (depth > 0 && feed(b, kv, ids, depth, 0, CHUNK) < 0)
 			return -1;
-		t = now();
+		t = now(CLOCK_MONOTONIC);
 		if (feed(b, kv, ids + depth, n_decode, depth, 1) < 0)
 			return -1;
-		tg[i] = now() - t;
-		t = now();
+		tg[i] = now(CLOCK_MONOTONIC) - t;
+		t = now(CLOCK_MONOTONIC);
 		for (unsigned j = 0; j < 16; j++)
 			bytes = exec_read_step(b->x);
-		rd[i] = (now() - t) / 16;
+		rd[i] = (now(CLOCK_MONOTONIC) - t) / 16;
 	}
 	printf("pp%u %.1f t/s  tg%u@%u %.1f t/s (%.1f GB/s)  read %.1f GB/s\n", n_prompt,
 	       n_prompt / median(pp, repeats), n_decode, depth, n_decode / median(tg, repeats),
 	       (double)bytes * n_decode / tg[repeats / 2] * 1e-9,
 	       (double)bytes / median(rd, repeats) * 1e-9);
 	return 0;
+}
+
+struct arm {
+	uint32_t n;
+	double wall[REPEATS_MAX], cpu[REPEATS_MAX];
+};
+
+/* One decode step of arm->n sequences. */
+static int rows_step(struct bench *b, struct kv_seq **kv, struct arm *arm, unsigned i, uint32_t pos)
+{
+	struct exec_slice slices[ROWS_MAX];
+	int32_t ids[ROWS_MAX];
+	const float *row;
+	double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+	int r;
+
+	for (uint32_t j = 0; j < arm->n; j++) {
+		ids[j] = (int32_t)((pos * 7919u + j * 31u) % b->m->hp.n_vocab);
+		slices[j] = (struct exec_slice){
+			.kv = kv[j], .tokens = &ids[j], .n = 1, .pos0 = pos, .n_logits = 1
+		};
+	}
+	r = exec_step(b->x, slices, arm->n, &row, NULL);
+	arm->cpu[i] = now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+	arm->wall[i] = now(CLOCK_MONOTONIC) - wall;
+	return r;
+}
+
+static int rows_speed(struct bench *b, unsigned repeats, uint32_t depth)
+{
+	static struct arm arms[] = { { .n = 1 }, { .n = 2 }, { .n = 4 }, { .n = 8 }, { .n = 16 },
+		                     { .n = ROWS_MAX } };
+	struct kv_seq *kv[ROWS_MAX] = { NULL };
+	int r = 0;
+
+	for (uint32_t j = 0; j < ROWS_MAX && r == 0; j++) {
+		r = kv_seq_new(&kv[j], b->kv);
+		if (r == 0)
+			r = kv_seq_reserve(kv[j], depth + 1);
+		for (uint32_t pos = 0; pos < depth && r == 0; pos++) {
+			int32_t id = (int32_t)((pos * 7919u + j) % b->m->hp.n_vocab);
+
+			r = feed(b, kv[j], &id, 1, pos, CHUNK);
+		}
+	}
+	/* the first round warms up; every step stores the same position anew */
+	for (unsigned i = 0; i <= repeats && r == 0; i++)
+		for (size_t k = 0; k < ARRAY_SIZE(arms) && r == 0; k++)
+			r = rows_step(b, kv, &arms[k], i > 0 ? i - 1 : 0, depth);
+	for (size_t k = 0; k < ARRAY_SIZE(arms) && r == 0; k++) {
+		double wall = median(arms[k].wall, repeats), cpu = median(arms[k].cpu, repeats);
+
+		printf("%2u rows: %6.2f ms (%5.2fx)  %6.1f t/s  processors %6.2f ms (%5.2fx)\n",
+		       arms[k].n, wall * 1e3, wall / arms[0].wall[repeats / 2],
+		       arms[k].n / wall, cpu * 1e3, cpu / arms[0].cpu[repeats / 2]);
+	}
+	for (uint32_t j = 0; j < ROWS_MAX; j++)
+		kv_seq_free(kv[j]);
+	return r;
 }
 
 static uint32_t read_ids(const char *path, int32_t *ids)
@@ -184,19 +247,25 @@ int main(int argc, char **argv)
 {
 	struct bench b = { 0 };
 	bool want_logits = argc == 6 && strcmp(argv[2], "--logits") == 0;
+	bool want_rows = argc > 2 && strcmp(argv[2], "--rows") == 0;
+	int at = want_rows ? 3 : 2;
 	int r;
 
 	if (argc < 2) {
 		fprintf(stderr,
 		        "usage: bench-exec MODEL [THREADS [PROMPT [DECODE [REPEATS [DEPTH [KV "
 		        "TYPE]]]]]]\n"
+		        "       bench-exec MODEL --rows [THREADS [REPEATS [DEPTH]]]\n"
 		        "       bench-exec MODEL --logits IDS.json OUT.npy CHUNK\n");
 		return 2;
 	}
-	r = bench_open(&b, argv[1], want_logits ? 2 : number(argc, argv, 2, 2),
-	               !want_logits && argc > 7 ? argv[7] : "f16");
+	r = bench_open(&b, argv[1], want_logits ? 2 : number(argc, argv, at, 2),
+	               !want_logits && !want_rows && argc > 7 ? argv[7] : "f16");
 	if (r == 0 && want_logits)
 		r = logits(&b, argv[3], argv[4], number(argc, argv, 5, 1));
+	else if (r == 0 && want_rows)
+		r = rows_speed(&b, CLAMP(number(argc, argv, 4, 9), 1u, (unsigned)REPEATS_MAX),
+		               number(argc, argv, 5, 32));
 	else if (r == 0)
 		r = speed(&b, number(argc, argv, 3, 512), number(argc, argv, 4, 128),
 		          CLAMP(number(argc, argv, 5, 3), 1u, (unsigned)REPEATS_MAX),
