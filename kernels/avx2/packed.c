@@ -36,6 +36,8 @@ INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *
 			w[h] = _mm256_madd_epi16(w[h], ones);
 			d[h] = i < run ? w[h] : _mm256_add_epi32(d[h], w[h]);
 		}
+		if (n == 2 && i % run != run - 1)
+			KEEP_ORDER(w[0], w[1]);
 	}
 }
 

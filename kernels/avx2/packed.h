@@ -16,23 +16,25 @@ enum {
 	AHEAD = 2048,           /* bytes of the stream asked for in advance */
 };
 
+/* Both are done here, and what comes later is not begun: its loads would take registers from codes
+ * that stay in them over all tokens. */
+#define KEEP_ORDER(a, b) __asm__ volatile("" : "+x"(a), "+x"(b))
+
 INLINE int bias_shift(const enum qtype type);
 INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *x, __m256i *d,
                      const size_t n);
 
-/* acc plus the group's share: d the sums of codes and activations, g the group of the token. */
-INLINE __m256 r16_fold(const enum qtype type, __m256 acc, __m256i d, __m256 a, __m256 c,
+/* acc plus the group's share but for its minimum: d the sums of codes and activations, g the group
+ * of the token. */
+INLINE __m256 r16_fold(const enum qtype type, __m256 acc, __m256i d, __m256 a,
                        const struct q16 *x, size_t g)
 {
 	const int shift = bias_shift(type);
 
 	if (shift >= 0)
 		d = _mm256_sub_epi32(d, _mm256_slli_epi32(_mm256_set1_epi32(x->sum[g]), shift));
-	acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(a, _mm256_set1_ps(x->s[g])),
-	                      acc);
-	if (type_has_min(type))
-		acc = _mm256_fmadd_ps(c, _mm256_set1_ps(x->t[g]), acc);
-	return acc;
+	return _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(a, _mm256_set1_ps(x->s[g])),
+	                       acc);
 }
 
 /* Ask for the part of the stream that lies AHEAD of n bytes at p. */
@@ -85,8 +87,12 @@ INLINE void r16_decode(const struct mm_args *m, const enum qtype type, size_t r,
 						                     4 * odd + k4);
 					r16_dots(type, (const __m256i(*)[4])c,
 					         x->q + 16 * (g + odd), &d, 1);
-					acc[half][odd] = r16_fold(type, acc[half][odd], d, fa, fc,
-					                          x, g + odd);
+					acc[half][odd] = r16_fold(type, acc[half][odd], d, fa, x,
+					                          g + odd);
+					if (type_has_min(type))
+						acc[half][odd] = _mm256_fmadd_ps(
+							fc, _mm256_set1_ps(x->t[g + odd]),
+							acc[half][odd]);
 				}
 		}
 	}
@@ -96,12 +102,11 @@ INLINE void r16_decode(const struct mm_args *m, const enum qtype type, size_t r,
 
 /* Group `odd` of a unit with tokens [token, token + n_tok), whose sums are at acc. The halves go
  * side by side and share what is broadcast. */
-INLINE void r16_tokens(const struct q16 *q16, const enum qtype type, const struct r16_factors *f,
+INLINE void r16_tokens(const struct q16 *x, const enum qtype type, const struct r16_factors *f,
                        const uint8_t *unit, size_t sub, size_t g, const size_t odd, size_t token,
                        size_t n_tok, float *acc)
 {
-	const struct q16 x = *q16;      /* no store through acc can change a copy */
-	const size_t step = x.k / 16;
+	const size_t step = x->k / 16;
 	UNINIT __m256i c[2][4];
 	UNINIT __m256 fa[2], fc[2];
 
@@ -118,10 +123,16 @@ INLINE void r16_tokens(const struct q16 *q16, const enum qtype type, const struc
 		UNINIT __m256i d[2];
 		UNINIT __m256 y[2];
 
-		r16_dots(type, (const __m256i(*)[4])c, x.q + 16 * g, d, 2);
+		r16_dots(type, (const __m256i(*)[4])c, x->q + 16 * g, d, 2);
 		UNROLL for (size_t half = 0; half < 2; half++)
 			y[half] = r16_fold(type, _mm256_load_ps(acc + 8 * half), d[half], fa[half],
-			                   fc[half], &x, g);
+			                   x, g);
+		if (type_has_min(type)) {
+			KEEP_ORDER(y[0], y[1]);
+			UNROLL for (size_t half = 0; half < 2; half++)
+				y[half] = _mm256_fmadd_ps(fc[half], _mm256_set1_ps(x->t[g]),
+				                          y[half]);
+		}
 		_mm256_store_ps(acc, y[0]);
 		_mm256_store_ps(acc + 8, y[1]);
 	}
@@ -133,6 +144,7 @@ INLINE void r16_small(const struct mm_args *m, const enum qtype type, size_t r, 
 {
 	const uint8_t *group = (const uint8_t *)m->w + r * m->row_bytes;
 	const size_t units = r16_units(type), n_blocks = m->n_in / (32 * units);
+	const struct q16 x = *m->q16;   /* no store through acc can change a copy */
 	float *acc = m->scratch;        /* [token][odd][16 rows] */
 
 	memset(acc, 0, n_tok * 32 * sizeof(*acc));
@@ -146,8 +158,8 @@ INLINE void r16_small(const struct mm_args *m, const enum qtype type, size_t r, 
 			const size_t g = 2 * (i * units + sub);
 
 			r16_prefetch(unit, r16_unit_bytes(type));
-			r16_tokens(m->q16, type, &f, unit, sub, g, 0, token, n_tok, acc);
-			r16_tokens(m->q16, type, &f, unit, sub, g, 1, token, n_tok, acc);
+			r16_tokens(&x, type, &f, unit, sub, g, 0, token, n_tok, acc);
+			r16_tokens(&x, type, &f, unit, sub, g, 1, token, n_tok, acc);
 		}
 	}
 	for (size_t t = 0; t < n_tok; t++, acc += 32)
@@ -156,26 +168,34 @@ INLINE void r16_small(const struct mm_args *m, const enum qtype type, size_t r, 
 		           _mm256_add_ps(_mm256_load_ps(acc + 8), _mm256_load_ps(acc + 24)));
 }
 
-INLINE void r16_mm(const struct mm_args *m, const enum qtype type)
+/* Functions apart, for their registers' sake: one token, and more. */
+INLINE void r16_one(const struct mm_args *m, const enum qtype type)
 {
-	const size_t n_tok = m->n_tok;
+	for (size_t r = m->r0; r < m->r1; r += PACK_ROWS)
+		r16_decode(m, type, r, m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS);
+}
 
-	for (size_t t = 0; t < n_tok; t += BLOCK_TOKENS)
-		for (size_t r = m->r0; r < m->r1; r += PACK_ROWS) {
-			const size_t n = m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS;
-
-			if (n_tok == 1)
-				r16_decode(m, type, r, n);
-			else
-				r16_small(m, type, r, n, t,
-				          n_tok - t < BLOCK_TOKENS ? n_tok - t : BLOCK_TOKENS);
-		}
+INLINE void r16_many(const struct mm_args *m, const enum qtype type)
+{
+	for (size_t t = 0, n_tok; t < m->n_tok; t += n_tok) {
+		n_tok = m->n_tok - t < BLOCK_TOKENS ? m->n_tok - t : BLOCK_TOKENS;
+		for (size_t r = m->r0; r < m->r1; r += PACK_ROWS)
+			r16_small(m, type, r, m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS, t,
+			          n_tok);
+	}
 }
 
 #define DEFINE_PACKED(name, id) \
+	static __attribute__((noinline)) void many_##name(const struct mm_args *m) \
+	{ \
+		r16_many(m, QTYPE_##id); \
+	} \
 	static void packed_##name(const struct mm_args *m) \
 	{ \
-		r16_mm(m, QTYPE_##id); \
+		if (m->n_tok > 1) \
+			many_##name(m); \
+		else \
+			r16_one(m, QTYPE_##id); \
 	}
 #define SET_PACKED(name, id) k->mm_packed[QTYPE_##id] = packed_##name;
 Q16_TYPES(DEFINE_PACKED)
