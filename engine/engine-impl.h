@@ -36,7 +36,7 @@ struct lane {
 	uint64_t fixed, page_bytes;     /* set once */
 	enum kv_type kv_type;
 	/* Read by any thread under engine.lock. */
-	_Atomic uint64_t pages, cached, requests;
+	_Atomic uint64_t bytes, cached, requests;       /* bytes: lane_bytes */
 };
 
 struct row_job {                        /* a row of logits of the step that just ran */
@@ -90,18 +90,17 @@ struct lane *lane_find(struct engine *e, const struct model *m);
 int lane_get(struct engine *e, struct model *m, enum kv_type kv_type, struct lane **ret,
              struct err *err);
 void lane_drop(struct engine *e, struct lane *l);
-/* Bytes of budget that pages of model m could use if no sequence ran, and a page's size. Any
+/* Bytes of budget that pages of model m could use if one sequence ran, and what they are. Any
  * thread. */
-uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page);
+uint64_t budget_for_pages(struct engine *e, const struct model *m, struct kv_sizes *ret);
 void lane_publish(struct engine *e, struct lane *l);
 void engine_park(struct engine *e, struct request_state *s, size_t room);
 void engine_unpark(struct engine *e, struct request_state *s);
 /* Room for n_pos positions of s; younger or parked sequences of any lane lose their pages for it if
  * they must. 0, KV_E_FULL when s itself had to go back to waiting, -ENOSPC, -ENOMEM. */
 int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos);
-/* Room for n_pos positions in kv, pages of l that s can do without: takes nothing from anybody. */
-bool engine_spare(struct engine *e, struct request_state *s, const struct lane *l,
-                  struct kv_seq *kv, uint32_t n_pos);
+/* Room for n_pos positions in kv, pages that s can do without: takes nothing from anybody. */
+bool engine_spare(struct engine *e, struct request_state *s, struct kv_seq *kv, uint32_t n_pos);
 /* waiting requests to their lanes, as far as slots and pages go */
 void engine_admit(struct engine *e);
 /* The end of a request: last call of its sink, everything freed. err: for FINISH_ERROR. */
@@ -126,17 +125,22 @@ int engine_enter(struct request_state *s);
 /* Its pages go, but for those that the tree keeps: nothing of it is done any more. */
 void engine_leave(struct request_state *s);
 /* Take what pages there are of the prompt from n_done on. */
-void engine_take(struct request_state *s);
+bool engine_take(struct request_state *s);      /* true: it took some */
+/* Window pages of kv for rows up to position end - 1, which it has room for: those behind the
+ * window go, others take their place. kv: of s, or its draft model's. 0, -ENOMEM. */
+int engine_slide(struct engine *e, struct request_state *s, struct kv_seq *kv, uint32_t end);
 /* Leave the full pages of the prompt that are done in the tree. */
 void engine_keep(struct request_state *s);
 /* Prompt rows of s are next: who is to compute them? Itself, or another that has come farther in
  * the same page, which s may take afterwards; NULL: this step has rows of that page already. */
 struct request_state *engine_lead(const struct lane *l, struct request_state *s);
-/* Pages of the lane that sequences use. Idle ones of the tree count as free. */
-uint64_t lane_pages(const struct lane *l);
-/* Evict idle pages and give memory back until `more` bytes, pages of l if that is not NULL, fit
- * beside `fixed` and all pages, as far as that is possible. */
-void engine_make_room(struct engine *e, const struct lane *l, uint64_t fixed, uint64_t more);
+/* Bytes of the lane's pages that sequences use, window pages once for each. Idle ones of the tree
+ * count as free. */
+uint64_t lane_bytes(const struct lane *l);
+uint64_t engine_fixed(const struct engine *e);  /* bytes of the fixed buffers of all lanes */
+/* Evict idle pages and give memory back until n_pos positions of kv, unless that is NULL, and
+ * `other` bytes fit beside all there is, as far as that is possible. */
+void engine_make_room(struct engine *e, const struct kv_seq *kv, uint32_t n_pos, uint64_t other);
 /* What each admitted request pays for, its draft model's pages included: for a page that several
  * of one uid use, one of them does. */
 typedef void (*engine_charge_fn)(struct request_state *s, uint64_t pages, uint64_t bytes);
@@ -146,7 +150,7 @@ typedef bool (*engine_goes_fn)(const struct engine *e, const struct request_stat
                                const struct request_state *s, uint64_t more);
 uint64_t engine_pages_if_gone(struct engine *e, const struct request_state *s, engine_goes_fn goes,
                               uint64_t more);
-/* Pages that s, which waits, will use and its uid pays for already. */
+/* Bytes that s, which waits, will use and its uid pays for already. */
 uint64_t engine_paid(const struct request_state *s);
 
 /* engine-step.c */

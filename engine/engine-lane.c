@@ -1,9 +1,9 @@
 /* engine-lane - memory and places: the budget, lanes, who gets pages and who gives them back.
  *
  * Invariants:
- * 1. fixed buffers + used pages of all lanes <= budget. Pages that only a prefix tree holds are
- *    given up first; free pages that a lane still holds memory for are given back to the system as
- *    soon as held memory would pass the budget.
+ * 1. fixed buffers + used pages of all lanes <= budget, window pages counted for each that has one.
+ *    Pages that only a prefix tree holds are given up first; free pages that a lane still holds
+ *    memory for are given back to the system as soon as held memory would pass the budget.
  * 2. A request's pages at its limit fit beside all fixed buffers (checked when it arrives and
  *    before a lane is made), so the oldest can always go on once the younger have gone.
  * 3. lane.seqs is ordered by age; a sequence in it has kv, one in engine.waiting has none. */
@@ -16,6 +16,8 @@
 #include "base/num.h"
 #include "base/str.h"
 #include "engine/engine-impl.h"
+
+enum { STEP_LEAST = 64 };               /* more than a step of guesses goes back */
 
 /* === The budget === */
 /* memory.max of one cgroup directory, UINT64_MAX without. */
@@ -72,23 +74,12 @@ uint64_t budget_default(void)
 	return total == UINT64_MAX ? (uint64_t)1 << 30 : total / 2;
 }
 
-static uint64_t fixed_total(const struct engine *e)
-{
-	uint64_t sum = 0;
-
-	list_for(&e->lanes, it)
-		sum += container_of(it, struct lane, link)->fixed;
-	return sum;
-}
-
 static uint64_t pages_bytes(const struct engine *e)
 {
 	uint64_t sum = 0;
 
 	list_for(&e->lanes, it) {
-		const struct lane *l = container_of(it, struct lane, link);
-
-		sum += lane_pages(l) * l->page_bytes;
+		sum += lane_bytes(container_of(it, struct lane, link));
 	}
 	return sum;
 }
@@ -100,19 +91,32 @@ static void footprint_of(const struct engine *e, const struct model *m, enum kv_
 	                ret);
 }
 
-uint64_t budget_for_pages(struct engine *e, const struct model *m, uint64_t *ret_page)
+static struct kv_shape shape_of(const struct engine *e, const struct model *m,
+                                enum kv_type kv_type)
 {
+	const struct hparams *hp = &m->hp;
+
+	return (struct kv_shape){ hp->n_layer, hp->n_head_kv, hp->head_dim, kv_type, hp->window,
+		                  hp->window_period, MAX(e->c.chunk, (uint32_t)STEP_LEAST) };
+}
+
+uint64_t budget_for_pages(struct engine *e, const struct model *m, struct kv_sizes *ret)
+{
+	struct kv_shape shape = shape_of(e, m, KV_F16);
+	struct kv_sizes z = { .part = { 1 } };
 	struct footprint fp;
-	uint64_t fixed, page;
+	uint64_t fixed;
 	struct lane *l;
 
+	(void)kv_sizes_of(&shape, &z);
 	footprint_of(e, m, KV_F16, &fp);
 	pthread_mutex_lock(&e->lock);
 	l = lane_find(e, m);
-	page = l ? l->page_bytes : fp.kv_page;
-	fixed = fixed_total(e) + (l ? kv_pool_extra(l->kv) * page : fp.activations);
+	if (l)
+		z = *kv_pool_sizes(l->kv);
+	fixed = engine_fixed(e) + z.extra + (l ? 0 : fp.activations);
 	pthread_mutex_unlock(&e->lock);
-	*ret_page = MAX(page, (uint64_t)1);
+	*ret = z;
 	return e->c.budget > fixed ? e->c.budget - fixed : 0;
 }
 
@@ -130,8 +134,9 @@ struct lane *lane_find(struct engine *e, const struct model *m)
 
 static uint64_t most_bytes(const struct request_state *s)
 {
-	return (DIV_UP(seq_most(s), (uint32_t)KV_PAGE) + kv_pool_extra(s->lane->kv)) *
-	       s->lane->page_bytes;
+	const struct kv_sizes *z = kv_pool_sizes(s->lane->kv);
+
+	return kv_sizes_bytes(z, seq_most(s)) + z->extra;
 }
 
 /* What the largest request that the engine has accepted may come to need. */
@@ -150,7 +155,7 @@ static uint64_t promised_bytes(const struct engine *e)
 static int check_fixed(const struct engine *e, const struct model *m, uint64_t fixed, uint64_t page,
                        struct err *err)
 {
-	uint64_t taken = fixed_total(e) + promised_bytes(e),
+	uint64_t taken = engine_fixed(e) + promised_bytes(e),
 		 left = e->c.budget > taken ? e->c.budget - taken : 0;
 	char label[MODEL_LABEL_MAX];
 
@@ -181,7 +186,7 @@ static int lane_new(struct engine *e, struct model *m, enum kv_type kv_type, str
                     struct err *err)
 {
 	_cleanup_(lane_freep) struct lane *l = NULL;
-	struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim, kv_type };
+	struct kv_shape shape = shape_of(e, m, kv_type);
 	struct footprint fp;
 	int r;
 
@@ -196,7 +201,7 @@ static int lane_new(struct engine *e, struct model *m, enum kv_type kv_type, str
 	list_init(&l->reads);
 	l->model = model_ref(m);
 	pace_init(&l->pace, &m->hp);
-	engine_make_room(e, NULL, fixed_total(e), fp.activations);
+	engine_make_room(e, NULL, 0, fp.activations);
 	r = exec_new(&l->exec, m, e->kernels, e->pool, e->c.max_seqs + e->c.chunk, e->max_logits,
 	             err);
 	if (r < 0)
@@ -205,13 +210,13 @@ static int lane_new(struct engine *e, struct model *m, enum kv_type kv_type, str
 	r = check_fixed(e, m, l->fixed, fp.kv_page, err);
 	if (r < 0)
 		return r;
-	r = kv_pool_new(&l->kv, &shape, (e->c.budget - l->fixed) / MAX(fp.kv_page, (uint64_t)1));
+	r = kv_pool_new(&l->kv, &shape, e->c.budget - l->fixed);
 	if (r == 0)
 		r = prefix_new(&l->prefix, l->kv, &e->clock);
 	if (r < 0)
 		return err_set(err, r, "no memory for the pages of another model");
 	l->kv_type = kv_type;
-	l->page_bytes = kv_pool_page_bytes(l->kv);
+	l->page_bytes = kv_sizes_page(kv_pool_sizes(l->kv));
 	*ret = STEAL(l);
 	return 0;
 }
@@ -252,7 +257,7 @@ void lane_drop(struct engine *e, struct lane *l)
 void lane_publish(struct engine *e, struct lane *l)
 {
 	(void)e;
-	atomic_store_explicit(&l->pages, lane_pages(l), memory_order_relaxed);
+	atomic_store_explicit(&l->bytes, lane_bytes(l), memory_order_relaxed);
 	atomic_store_explicit(&l->cached, prefix_pages(l->prefix), memory_order_relaxed);
 	atomic_store_explicit(&l->requests, l->n_requests, memory_order_relaxed);
 }
@@ -298,7 +303,7 @@ static void weigh_one(struct request_state *s, uint64_t pages, uint64_t bytes)
 /* What every uid holds and what an equal share would be. */
 static void weigh(struct engine *e)
 {
-	uint64_t fixed = fixed_total(e);
+	uint64_t fixed = engine_fixed(e);
 
 	sched_weigh_begin(&e->sched);
 	engine_charges(e, weigh_one);
@@ -344,24 +349,22 @@ static struct request_state *find_victim(struct engine *e, const struct request_
 
 static uint64_t pages_left(struct engine *e)
 {
-	uint64_t taken = fixed_total(e) + pages_bytes(e);
+	uint64_t taken = engine_fixed(e) + pages_bytes(e);
 
 	return e->c.budget > taken ? e->c.budget - taken : 0;
 }
 
-static uint64_t pages_missing(const struct request_state *s, uint32_t n_pos)
+static uint64_t bytes_missing(const struct request_state *s, uint32_t n_pos)
 {
-	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = s->kv ? kv_seq_pages(s->kv) : 0;
+	const struct kv_sizes *z = kv_pool_sizes(s->lane->kv);
 
-	if (!s->kv)
-		need += kv_pool_extra(s->lane->kv);
-	return need > have ? need - have : 0;
+	return s->kv ? kv_seq_missing(s->kv, n_pos) : kv_sizes_bytes(z, n_pos) + z->extra;
 }
 
 int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 {
 	for (;;) {
-		uint64_t more = pages_missing(s, n_pos) * s->lane->page_bytes;
+		uint64_t more = bytes_missing(s, n_pos);
 		struct request_state *victim;
 		bool others, limited = false;
 		int r;
@@ -373,7 +376,7 @@ int engine_reserve(struct engine *e, struct request_state *s, uint32_t n_pos)
 			limited = !sched_below_limit(&s->sched, more);
 		}
 		if (more <= pages_left(e) && !limited) {
-			engine_make_room(e, s->lane, fixed_total(e), more);
+			engine_make_room(e, s->kv, n_pos, 0);
 			r = kv_seq_reserve(s->kv, n_pos);
 			if (r != KV_E_FULL)
 				return r;
@@ -406,18 +409,16 @@ static uint64_t headroom(const struct engine *e)
 	return sum;
 }
 
-bool engine_spare(struct engine *e, struct request_state *s, const struct lane *l,
-                  struct kv_seq *kv, uint32_t n_pos)
+bool engine_spare(struct engine *e, struct request_state *s, struct kv_seq *kv, uint32_t n_pos)
 {
-	uint64_t need = DIV_UP(n_pos, (uint32_t)KV_PAGE), have = kv_seq_pages(kv), more;
+	uint64_t more = kv_seq_missing(kv, n_pos);
 
-	if (need <= have)
+	if (more == 0)
 		return true;
-	more = (need - have) * l->page_bytes;
 	weigh(e);
 	if (more + headroom(e) > pages_left(e) || !sched_below_limit(&s->sched, more))
 		return false;
-	engine_make_room(e, l, fixed_total(e), more);
+	engine_make_room(e, kv, n_pos, 0);
 	return kv_seq_reserve(kv, n_pos) == 0;
 }
 
@@ -470,7 +471,7 @@ static int free_for(struct engine *e, struct request_state *s, uint64_t more, ui
 /* Bytes that the uid of s, which waits, pays more once it runs. */
 static uint64_t pages_due(const struct request_state *s)
 {
-	return (pages_missing(s, seq_total(s)) - engine_paid(s)) * s->lane->page_bytes;
+	return bytes_missing(s, seq_total(s)) - engine_paid(s);
 }
 
 /* What of its prompt others have computed it takes before anything is given up for the rest. */
@@ -481,11 +482,11 @@ static int admit_pages(struct engine *e, struct request_state *s)
 
 	if (r == 0) {
 		engine_take(s);
-		more = pages_missing(s, seq_total(s)) * s->lane->page_bytes;
+		more = bytes_missing(s, seq_total(s));
 		r = free_for(e, s, more, due);
 	}
 	if (r == 0) {
-		engine_make_room(e, s->lane, fixed_total(e), more);
+		engine_make_room(e, s->kv, seq_total(s), 0);
 		r = kv_seq_reserve(s->kv, seq_total(s));
 	}
 	if (r != 0)

@@ -7,7 +7,10 @@
  * Invariants:
  * 1. prefix_depth(node) * KV_PAGE <= n_done; the table begins with the pages of the nodes on the
  *    way to node.
- * 2. Idle pages are free memory to all but make_room: nobody waits or is preempted while there is
+ * 2. What a sequence may hold of window pages it holds, and pays for in full, also those that it
+ *    shares: they soon are several ones. So sliding takes no bytes that were not its own before,
+ *    and cannot fail for want of them.
+ * 3. Idle pages are free memory to all but make_room: nobody waits or is preempted while there is
  *    one. */
 #include <errno.h>
 #include "base/num.h"
@@ -35,42 +38,112 @@ int engine_enter(struct request_state *s)
 
 void engine_leave(struct request_state *s)
 {
-	s->kv = kv_seq_free(s->kv);
 	if (s->node)
-		prefix_leave(s->lane->prefix, s->node);
+		prefix_leave(s->lane->prefix, s->node, kv_seq_window_first(s->kv));
+	s->kv = kv_seq_free(s->kv);
 	s->node = NULL;
 	s->draft_kv = kv_seq_free(s->draft_kv);
 	s->n_done = s->draft_done = 0;
 }
 
-/* On to a child of s->node whose page has to be in the table. */
+/* Window pages before index `to` go: those of the tree are idle then, if nobody else has them. */
+static void drop_windows(struct request_state *s, struct kv_seq *kv, uint32_t to)
+{
+	uint32_t first = kv_seq_window_first(kv);
+
+	if (to <= first)
+		return;
+	if (s->node && kv == s->kv)
+		prefix_drop_windows(s->lane->prefix, s->node, first, to);
+	kv_seq_drop(kv, to);
+}
+
+int engine_slide(struct engine *e, struct request_state *s, struct kv_seq *kv, uint32_t end)
+{
+	uint32_t n_pos = kv_seq_pages(kv) * KV_PAGE;
+	int r;
+
+	if (DIV_UP(end, (uint32_t)KV_PAGE) > kv_seq_window_end(kv))
+		drop_windows(s, kv, kv_seq_behind(kv, end));
+	if (kv_seq_missing(kv, n_pos) == 0)
+		return 0;
+	engine_make_room(e, kv, n_pos, 0);
+	r = kv_seq_reserve(kv, n_pos);
+	return r == KV_E_FULL ? -ENOMEM : r;
+}
+
+/* On to a child of s->node. Its pages go into the table, that of the window only if s holds windows
+ * there; one that the child has lost is given back to it. */
 static int go_down(struct request_state *s, struct prefix_node *child)
 {
-	if (kv_seq_share(s->kv, prefix_depth(s->node), prefix_page(child)) < 0)
+	uint32_t p = prefix_depth(s->node);
+	struct kv_page *window = prefix_window(child);
+	bool hold = p >= kv_seq_window_first(s->kv);
+
+	if (hold && window && kv_seq_share(s->kv, KV_WINDOW, p, window) < 0)
 		return -ENOMEM;
+	if (kv_seq_share(s->kv, KV_GLOBAL, p, prefix_page(child)) < 0)
+		return -ENOMEM;
+	if (hold && !window)
+		window = kv_seq_page(s->kv, KV_WINDOW, p);
+	if (hold && window)
+		prefix_hold_window(s->lane->prefix, child, window);
 	prefix_descend(s->lane->prefix, child);
 	s->node = child;
 	return 0;
 }
 
-void engine_take(struct request_state *s)
+/* Where s could go on whose table has the window pages from `from` on up to n: the deepest node
+ * below n, within what it may take, that has all pages its window reaches from there. n: nowhere.
+ * *ret_from: the first of these. */
+static struct prefix_node *find_best(const struct request_state *s, struct prefix_node *n,
+                                     uint32_t from, uint32_t *ret_from)
 {
-	while (s->node) {
-		uint32_t page = prefix_depth(s->node), end = (page + 1) * KV_PAGE;
-		struct prefix_node *child;
+	const struct kv_pool *kv = s->lane->kv;
+	bool windowed = kv_pool_sizes(kv)->part[KV_WINDOW] > 0;
+	struct prefix_node *best = n;
 
-		if (end > seq_reusable(s))
-			return;
-		child = prefix_find(s->lane->prefix, s->node, page_tokens(s, page));
-		/* without memory for the table it computes them */
-		if (!child || go_down(s, child) < 0)
-			return;
-		if (end <= s->n_done)
-			continue;
+	*ret_from = from;
+	while ((prefix_depth(n) + 1) * KV_PAGE <= seq_reusable(s)) {
+		uint32_t page = prefix_depth(n), seen;
+
+		n = prefix_find(s->lane->prefix, n, page_tokens(s, page));
+		if (!n)
+			break;
+		if (windowed && !prefix_window(n))
+			from = page + 1;
+		seen = kv_first_seen(kv, (page + 1) * KV_PAGE);
+		if (from <= seen || !windowed) {
+			best = n;
+			*ret_from = seen;
+		}
+	}
+	return best;
+}
+
+bool engine_take(struct request_state *s)
+{
+	struct prefix_node *best;
+	uint32_t from, end;
+
+	if (!s->node)
+		return false;
+	best = find_best(s, s->node, kv_seq_window_first(s->kv), &from);
+	/* without memory for the table it computes them */
+	if (best == s->node || kv_seq_prepare(s->kv, prefix_depth(best)) < 0)
+		return false;
+	drop_windows(s, s->kv, from);
+	/* on the way to best windows may be missing: no place to stop, and nothing does */
+	while (s->node != best)
+		go_down(s, prefix_find(s->lane->prefix, s->node,
+		                       page_tokens(s, prefix_depth(s->node))));
+	end = prefix_depth(best) * KV_PAGE;
+	if (end > s->n_done) {
 		s->n_cached += end - MIN(end, MAX(s->n_known, s->n_done));
 		s->n_done = end;
 		s->n_known = MAX(s->n_known, end);
 	}
+	return true;
 }
 
 void engine_keep(struct request_state *s)
@@ -88,7 +161,9 @@ void engine_keep(struct request_state *s)
 		if (child)
 			go_down(s, child);
 		/* without memory it tries again after the next step */
-		else if (prefix_add(tree, s->node, tokens, kv_seq_page(s->kv, page), &child) < 0)
+		else if (prefix_add(tree, s->node, tokens,
+		                    kv_seq_page(s->kv, KV_GLOBAL, page),
+		                    kv_seq_page(s->kv, KV_WINDOW, page), &child) < 0)
 			return;
 		s->node = child;
 	}
@@ -117,9 +192,10 @@ struct request_state *engine_lead(const struct lane *l, struct request_state *s)
 }
 
 /* === Memory === */
-uint64_t lane_pages(const struct lane *l)
+uint64_t lane_bytes(const struct lane *l)
 {
-	return kv_pool_used(l->kv) - prefix_idle(l->prefix);
+	return kv_pool_used(l->kv) - prefix_idle_bytes(l->prefix) +
+	       prefix_shared_bytes(l->prefix);
 }
 
 /* Give back the page that nobody has used for longest. False: there is none. */
@@ -150,29 +226,44 @@ static uint64_t all_pages(const struct engine *e, bool held)
 	list_for(&e->lanes, it) {
 		const struct lane *l = container_of(it, struct lane, link);
 
-		sum += (held ? kv_pool_allocated(l->kv) : kv_pool_used(l->kv)) * l->page_bytes;
+		sum += held ? kv_pool_allocated(l->kv) : kv_pool_used(l->kv);
 	}
 	return sum;
 }
 
-void engine_make_room(struct engine *e, const struct lane *l, uint64_t fixed, uint64_t more)
+uint64_t engine_fixed(const struct engine *e)
+{
+	uint64_t sum = 0;
+
+	list_for(&e->lanes, it)
+		sum += container_of(it, struct lane, link)->fixed;
+	return sum;
+}
+
+/* Would memory held pass the budget? */
+static bool too_much_held(const struct engine *e, const struct kv_seq *kv, uint32_t n_pos,
+                          uint64_t other)
+{
+	uint64_t growth = kv ? kv_seq_growth(kv, n_pos) : 0;
+
+	return growth + other > 0 &&
+	       engine_fixed(e) + all_pages(e, true) + growth + other > e->c.budget;
+}
+
+void engine_make_room(struct engine *e, const struct kv_seq *kv, uint32_t n_pos, uint64_t other)
 {
 	enum { AT_ONCE = 8 };
+	uint64_t more = other + (kv ? kv_seq_missing(kv, n_pos) : 0), fixed = engine_fixed(e);
 	bool some = true;
-	uint64_t has;
 
 	while (fixed + all_pages(e, false) + more > e->c.budget && evict(e))
 		;
-	has = l ? (kv_pool_allocated(l->kv) - kv_pool_used(l->kv)) * l->page_bytes : 0;
-	more -= MIN(more, has);
-	if (more == 0)
-		return;
 	/* Free pages go back to the system when memory held would pass the budget, and more idle
 	 * ones if they keep it from that. */
-	while (some && fixed + all_pages(e, true) + more > e->c.budget) {
+	while (some && too_much_held(e, kv, n_pos, other)) {
 		list_for(&e->lanes, it)
 			kv_pool_trim(container_of(it, struct lane, link)->kv);
-		if (fixed + all_pages(e, true) + more <= e->c.budget)
+		if (!too_much_held(e, kv, n_pos, other))
 			return;
 		some = false;
 		for (unsigned i = 0; i < AT_ONCE && evict(e); i++)
@@ -181,18 +272,32 @@ void engine_make_room(struct engine *e, const struct lane *l, uint64_t fixed, ui
 }
 
 /* === Charges === */
-/* Pages of s that nobody has paid for in this round. */
-static uint64_t unpaid(struct request_state *s, uint64_t round)
+/* Bytes of the global pages of so many nodes. */
+static uint64_t node_bytes(const struct lane *l, uint64_t nodes)
 {
-	return kv_seq_pages(s->kv) - prefix_depth(s->node) + prefix_mark(s->node, round);
+	return nodes * kv_pool_sizes(l->kv)->part[KV_GLOBAL];
+}
+
+/* Bytes of s that nobody has paid for in this round, its window pages in any case; *ret_pages:
+ * global ones. */
+static uint64_t unpaid(const struct request_state *s, uint64_t round, uint32_t *ret_pages)
+{
+	uint32_t shared = prefix_depth(s->node), fresh = prefix_mark(s->node, round);
+
+	*ret_pages = kv_seq_pages(s->kv) - shared + fresh;
+	return kv_seq_bytes(s->kv) - node_bytes(s->lane, shared) + node_bytes(s->lane, fresh);
 }
 
 static void charge(struct request_state *s, uint64_t round, engine_charge_fn fn)
 {
-	uint64_t pages = unpaid(s, round), draft = s->draft_kv ? kv_seq_pages(s->draft_kv) : 0;
+	uint32_t pages;
+	uint64_t bytes = unpaid(s, round, &pages);
 
-	fn(s, pages + draft,
-	   pages * s->lane->page_bytes + (draft > 0 ? draft * s->draft->page_bytes : 0));
+	if (s->draft_kv) {
+		pages += kv_seq_pages(s->draft_kv);
+		bytes += kv_seq_bytes(s->draft_kv);
+	}
+	fn(s, pages, bytes);
 }
 
 void engine_charges(struct engine *e, engine_charge_fn fn)
@@ -224,36 +329,33 @@ uint64_t engine_pages_if_gone(struct engine *e, const struct request_state *s,
                               engine_goes_fn goes, uint64_t more)
 {
 	uint64_t round = ++e->round, sum = 0;
+	uint32_t pages;
 
 	list_for(&e->lanes, it) {
 		struct lane *l = container_of(it, struct lane, link);
 		uint64_t stay = 0;
 
 		if (l == s->lane && s->node)
-			stay += prefix_mark(s->node, round);
+			stay += unpaid(s, round, &pages);
 		list_for(&l->seqs, jt)
 			if (!goes(e, link_seq(jt), s, more))
-				stay += unpaid(link_seq(jt), round);
-		sum += (lane_pages(l) - stay) * l->page_bytes;
+				stay += unpaid(link_seq(jt), round, &pages);
+		sum += lane_bytes(l) - stay;
 	}
 	return sum;
 }
 
 uint64_t engine_paid(const struct request_state *s)
 {
-	const struct prefix *tree = s->lane->prefix;
-	const struct prefix_node *n;
+	struct prefix_node *root, *n;
+	uint32_t from, nodes = 0;
 
 	if (s->node || s->r->no_cache || s->r->share)
 		return 0;
-	n = prefix_root(tree, domain_of(s));
-	while (n && (prefix_depth(n) + 1) * KV_PAGE <= seq_reusable(s)) {
-		const struct prefix_node *child =
-			prefix_find(tree, n, page_tokens(s, prefix_depth(n)));
-
-		if (!child || !prefix_is_held(child))
-			break;
-		n = child;
-	}
-	return prefix_depth(n);
+	root = prefix_root(s->lane->prefix, domain_of(s));
+	if (!root)
+		return 0;
+	for (n = find_best(s, root, 0, &from); n != root; n = prefix_parent(n))
+		nodes += prefix_is_held(n);
+	return node_bytes(s->lane, nodes);
 }

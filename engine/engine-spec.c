@@ -71,11 +71,15 @@ static double draft_step_s(const struct request_state *s)
 }
 
 /* A step of the draft model. False: drafting is over for who cannot go on. */
-static bool draft_step(struct lane *d, struct request_state **group, struct exec_slice *slices,
-                       uint32_t n, const float **ret_logits)
+static bool draft_step(struct engine *e, struct lane *d, struct request_state **group,
+                       struct exec_slice *slices, uint32_t n, const float **ret_logits)
 {
-	int r = exec_step(d->exec, slices, n, ret_logits, NULL);
+	int r = 0;
 
+	for (uint32_t i = 0; i < n && r == 0; i++)
+		r = engine_slide(e, group[i], group[i]->draft_kv, slices[i].pos0 + slices[i].n);
+	if (r == 0)
+		r = exec_step(d->exec, slices, n, ret_logits, NULL);
 	if (r == 0)
 		return true;
 	for (uint32_t i = 0; i < n; i++) {
@@ -106,7 +110,7 @@ static bool draft_follows(struct engine *e, struct request_state *s, bool *bulk)
 		.kv = s->draft_kv, .tokens = s->r->tokens + s->draft_done, .n = n,
 		.pos0 = s->draft_done, .path = PATH_PROMPT, .cancel = &s->r->cancel,
 	};
-	if (!draft_step(s->draft, &s, &slice, 1, &none))
+	if (!draft_step(e, s->draft, &s, &slice, 1, &none))
 		return false;
 	sched_charge(&e->sched, &s->sched, n);
 	s->draft_done += n;
@@ -120,7 +124,7 @@ static bool draft_ready(struct engine *e, struct request_state *s, bool *bulk)
 
 	if (model_poisoned(s->draft->model) || most > n_ctx ||
 	    (!s->draft_kv && kv_seq_new(&s->draft_kv, s->draft->kv) < 0) ||
-	    !engine_spare(e, s, s->draft, s->draft_kv, most)) {
+	    !engine_spare(e, s, s->draft_kv, most)) {
 		engine_draft_end(s);
 		return false;
 	}
@@ -128,7 +132,8 @@ static bool draft_ready(struct engine *e, struct request_state *s, bool *bulk)
 }
 
 /* Guess i of each of the group that wants one. False: no more. */
-static bool draft_round(struct lane *d, struct request_state **group, uint32_t n, uint32_t i)
+static bool draft_round(struct engine *e, struct lane *d, struct request_state **group, uint32_t n,
+                        uint32_t i)
 {
 	struct exec_slice slices[GROUP];
 	struct request_state *in[GROUP];
@@ -150,7 +155,7 @@ static bool draft_round(struct lane *d, struct request_state **group, uint32_t n
 		};
 		rows += slices[n_in - 1].n;
 	}
-	if (n_in == 0 || !draft_step(d, in, slices, n_in, &logits))
+	if (n_in == 0 || !draft_step(e, d, in, slices, n_in, &logits))
 		return false;
 	for (uint32_t k = 0; k < n_in; k++) {
 		struct request_state *s = in[k];
@@ -198,7 +203,7 @@ static void draft(struct engine *e, uint32_t n)
 				group[n_group++] = e->rows[j];
 				e->rows[j]->drafted = true;
 			}
-		for (uint32_t i = 0; i < SPEC_MOST && draft_round(d, group, n_group, i); i++)
+		for (uint32_t i = 0; i < SPEC_MOST && draft_round(e, d, group, n_group, i); i++)
 			;
 	}
 }
@@ -313,7 +318,7 @@ static void make_room(struct engine *e, struct request_state *s)
 
 	if (seq_guess_room(s, n) < 0)
 		n = 0;
-	if (!engine_spare(e, s, s->lane, s->kv, s->n_tokens + n)) {
+	if (!engine_spare(e, s, s->kv, s->n_tokens + n)) {
 		fit = kv_seq_pages(s->kv) * KV_PAGE - s->n_tokens;
 		n = MIN(n, fit);
 	}

@@ -73,7 +73,10 @@ static uint32_t decode_ready(struct engine *e, struct lane *l)
 		s->closed = s->sched.parked;
 		if (s->closed)
 			continue;
-		engine_take(s);
+		if (engine_take(s) && engine_slide(e, s, s->kv, s->n_done) < 0) {
+			fail(e, s, -ENOMEM, "no memory for the window's pages");
+			continue;
+		}
 		if (!seq_is_decode(s)) {
 			sched_ready(&s->sched, false);
 			continue;
@@ -329,6 +332,22 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 	}
 }
 
+/* Window pages for the rows of each; who cannot have them ends here. */
+static void slide(struct engine *e, struct step *st)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < st->n_slices; i++) {
+		struct request_state *s = e->rows[i];
+
+		if (engine_slide(e, s, s->kv, s->n_done + s->grant) < 0)
+			fail(e, s, -ENOMEM, "no memory for the window's pages");
+		else
+			e->rows[n++] = s;
+	}
+	st->n_slices = n;
+}
+
 static void build_slices(struct engine *e, const struct step *st)
 {
 	double now = seq_now();
@@ -511,6 +530,7 @@ static bool run_step(struct engine *e, struct lane *l)
 
 	choose_decode(e, l, &st);
 	choose_prompts(e, l, &st);
+	slide(e, &st);
 	if (st.n_slices == 0)
 		return false;
 	build_slices(e, &st);

@@ -62,8 +62,8 @@ static void publish(struct engine *e)
 			running++;
 			sched_count(&link_seq(jt)->sched, true, 0, 0);
 		}
-		used += l->fixed + lane_pages(l) * l->page_bytes;
-		cached += prefix_idle(l->prefix) * l->page_bytes;
+		used += l->fixed + lane_bytes(l);
+		cached += prefix_idle_bytes(l->prefix);
 		lane_publish(e, l);
 	}
 	pthread_mutex_unlock(&e->lock);
@@ -109,7 +109,8 @@ void engine_finish(struct engine *e, struct request_state *s, enum finish finish
 static int arrive(struct engine *e, struct request_state *s, struct err *err)
 {
 	struct request *r = s->r;
-	uint64_t page, room;
+	struct kv_sizes z;
+	uint64_t room;
 	int ret;
 
 	ret = lane_get(e, r->model, KV_F16, &s->lane, err);
@@ -131,13 +132,13 @@ static int arrive(struct engine *e, struct request_state *s, struct err *err)
 	if (ret < 0)
 		return err_set(err, ret, "no memory for another client's queue");
 	/* Checked by engine_submit already, but another model may have been prepared since. */
-	room = budget_for_pages(e, r->model, &page);
-	if ((uint64_t)DIV_UP(seq_most(s), (uint32_t)KV_PAGE) > room / page)
+	room = budget_for_pages(e, r->model, &z);
+	if (kv_sizes_bytes(&z, seq_most(s)) > room)
 		return err_set(
 			err, -ENOSPC,
 			"the request may need %llu MiB of KV pages, the engine's budget has %llu "
 			"MiB",
-			(unsigned long long)((DIV_UP(seq_most(s), (uint32_t)KV_PAGE) * page) >> 20),
+			(unsigned long long)(kv_sizes_bytes(&z, seq_most(s)) >> 20),
 			(unsigned long long)(room >> 20));
 	list_append(r->kind == REQUEST_READ ? &s->lane->reads : &e->waiting, &r->link);
 	return 0;
@@ -394,9 +395,10 @@ int engine_stuck(struct engine *e)
 
 uint32_t engine_context(struct engine *e, const struct model *m)
 {
-	uint64_t page, room = budget_for_pages(e, m, &page);
+	struct kv_sizes z;
+	uint64_t room = budget_for_pages(e, m, &z);
 
-	return (uint32_t)MIN((uint64_t)m->hp.n_ctx_train, room / page * KV_PAGE);
+	return (uint32_t)MIN((uint64_t)m->hp.n_ctx_train, kv_sizes_positions(&z, room));
 }
 
 /* Tokens against context and budget; *ret_out: tokens that may be generated. */
@@ -406,7 +408,8 @@ static int check_size(struct engine *e, const struct request *r, uint32_t *ret_o
 	uint32_t more = r->kind == REQUEST_GENERATE;    /* an answer has one token at least */
 	const char *hint = more ? " (one of them for the answer)" : "";
 	char label[MODEL_LABEL_MAX];
-	uint64_t page, room;
+	struct kv_sizes z;
+	uint64_t room;
 
 	if (r->kind == REQUEST_READ) {
 		*ret_out = r->max_tokens;
@@ -416,24 +419,25 @@ static int check_size(struct engine *e, const struct request *r, uint32_t *ret_o
 		return err_set(err, -E2BIG, "prompt has %u tokens, context of model %s holds %u%s",
 		               r->n_tokens, model_label(r->model, label), train, hint);
 	if (r->n_tokens + more > have) {
-		room = budget_for_pages(e, r->model, &page);
+		room = budget_for_pages(e, r->model, &z);
 		return err_set(
 			err, -ENOSPC,
 			"prompt has %u tokens and needs %llu KiB of KV pages, the engine's budget "
 			"has %llu KiB for model %s, enough for %u tokens%s",
 			r->n_tokens,
-			(unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
+			(unsigned long long)(kv_sizes_bytes(&z, r->n_tokens) >> 10),
 			(unsigned long long)(room >> 10), model_label(r->model, label), have, hint);
 	}
-	(void)budget_for_pages(e, r->model, &page);
-	own = r->kv_max == 0 ? have : (uint32_t)MIN((uint64_t)have, r->kv_max / page * KV_PAGE);
+	(void)budget_for_pages(e, r->model, &z);
+	own = r->kv_max == 0 ? have
+	                     : (uint32_t)MIN((uint64_t)have, kv_sizes_positions(&z, r->kv_max));
 	if (r->n_tokens + more > own)
 		return err_set(
 			err, -EDQUOT,
 			"prompt has %u tokens and needs %llu KiB of KV pages, user %u may hold "
 			"%llu KiB (limits.kv_bytes_per_uid), enough for %u tokens%s",
 			r->n_tokens,
-			(unsigned long long)((DIV_UP(r->n_tokens, (uint32_t)KV_PAGE) * page) >> 10),
+			(unsigned long long)(kv_sizes_bytes(&z, r->n_tokens) >> 10),
 			r->uid, (unsigned long long)(r->kv_max >> 10), own, hint);
 	*ret_out = own - r->n_tokens;
 	if (r->max_tokens > 0)
@@ -513,15 +517,17 @@ void engine_stats(struct engine *e, struct engine_stats *ret)
 void engine_model_stats(struct engine *e, const struct model *m, struct engine_model_stats *ret)
 {
 	struct lane *l;
+	uint64_t bytes;
 
 	*ret = (struct engine_model_stats){ 0 };
 	pthread_mutex_lock(&e->lock);
 	l = lane_find(e, m);
 	if (l) {
-		ret->kv_pages = atomic_load_explicit(&l->pages, memory_order_relaxed);
-		ret->kv_pages_max = kv_pool_max(l->kv);
+		bytes = atomic_load_explicit(&l->bytes, memory_order_relaxed);
+		ret->kv_pages = DIV_UP(bytes, l->page_bytes);
+		ret->kv_pages_max = kv_pool_max(l->kv) / l->page_bytes;
 		ret->kv_cached = atomic_load_explicit(&l->cached, memory_order_relaxed);
-		ret->bytes = l->fixed + ret->kv_pages * l->page_bytes;
+		ret->bytes = l->fixed + bytes;
 		ret->requests = (uint32_t)atomic_load_explicit(&l->requests, memory_order_relaxed);
 	}
 	pthread_mutex_unlock(&e->lock);

@@ -6,13 +6,16 @@
  *    a child's.
  * 2. A node with held 0 is in `idle` (roots never are). It comes after all idle nodes below it: one
  *    that leaves puts its nodes at the end from the deepest upwards. So the first has no children.
- * 3. A root without children that nobody holds is gone. */
+ * 3. A node's window page is in `windows` while it has one that nobody holds; who holds it holds
+ *    the node.
+ * 4. A root without children that nobody holds is gone. */
 #include "engine/prefix.h"
 
 #include <errno.h>
 #include "base/list.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/num.h"
 
 struct node_key {
 	uint64_t parent;
@@ -20,19 +23,21 @@ struct node_key {
 };
 struct prefix_node {
 	struct prefix_node *parent;     /* NULL: a root */
-	struct kv_page *page;
-	struct list idle;
+	struct kv_page *page, *window;
+	struct list idle, window_idle;
 	int64_t domain;                 /* of a root */
 	uint64_t number, used, mark;    /* used: when it became idle */
-	uint32_t held, depth, n_children;
+	uint64_t window_used;
+	uint32_t held, window_held, depth, n_children;
 	struct node_key key;            /* but of a root */
 };
 struct prefix {
 	struct kv_pool *kv;
 	uint64_t *clock;
 	struct map *nodes;
-	struct list idle;               /* the longest unused first */
+	struct list idle, windows;      /* the longest unused first */
 	uint64_t n_pages, n_idle, next_number;
+	uint64_t n_windows, n_shared;   /* idle; holders beyond the first of each */
 };
 
 int prefix_new(struct prefix **ret, struct kv_pool *kv, uint64_t *clock)
@@ -44,6 +49,7 @@ int prefix_new(struct prefix **ret, struct kv_pool *kv, uint64_t *clock)
 	t->kv = kv;
 	t->clock = clock;
 	list_init(&t->idle);
+	list_init(&t->windows);
 	if (map_new(&t->nodes) < 0)
 		return -ENOMEM;
 	*ret = STEAL(t);
@@ -54,7 +60,7 @@ struct prefix *prefix_free(struct prefix *t)
 {
 	if (!t)
 		return NULL;
-	while (!list_empty(&t->idle))
+	while (!list_empty(&t->idle) || !list_empty(&t->windows))
 		prefix_evict(t);
 	map_free(t->nodes);
 	return mem_free(t);
@@ -65,17 +71,49 @@ uint64_t prefix_pages(const struct prefix *t)
 	return t->n_pages;
 }
 
-uint64_t prefix_idle(const struct prefix *t)
+uint64_t prefix_idle_bytes(const struct prefix *t)
 {
-	return t->n_idle;
+	const struct kv_sizes *z = kv_pool_sizes(t->kv);
+
+	return t->n_idle * z->part[KV_GLOBAL] + t->n_windows * z->part[KV_WINDOW];
+}
+
+uint64_t prefix_shared_bytes(const struct prefix *t)
+{
+	return t->n_shared * kv_pool_sizes(t->kv)->part[KV_WINDOW];
+}
+
+static uint64_t oldest_node(const struct prefix *t)
+{
+	return list_empty(&t->idle) ? UINT64_MAX :
+	       container_of(t->idle.next, struct prefix_node, idle)->used;
+}
+
+static uint64_t oldest_window(const struct prefix *t)
+{
+	return list_empty(&t->windows) ? UINT64_MAX :
+	       container_of(t->windows.next, struct prefix_node, window_idle)->window_used;
 }
 
 bool prefix_oldest(const struct prefix *t, uint64_t *ret)
 {
-	if (list_empty(&t->idle))
+	uint64_t used = MIN(oldest_node(t), oldest_window(t));
+
+	if (used == UINT64_MAX)
 		return false;
-	*ret = container_of(t->idle.next, struct prefix_node, idle)->used;
+	*ret = used;
 	return true;
+}
+
+/* n's window page, which nobody holds, if it has one */
+static void evict_window(struct prefix *t, struct prefix_node *n)
+{
+	if (!n->window)
+		return;
+	list_remove(&n->window_idle);
+	t->n_windows--;
+	kv_page_unref(t->kv, n->window);
+	n->window = NULL;
 }
 
 static void drop_root_if_unused(struct prefix *t, struct prefix_node *root)
@@ -88,9 +126,15 @@ static void drop_root_if_unused(struct prefix *t, struct prefix_node *root)
 
 void prefix_evict(struct prefix *t)
 {
-	struct prefix_node *n = container_of(t->idle.next, struct prefix_node, idle);
-	struct prefix_node *parent = n->parent;
+	struct prefix_node *n, *parent;
 
+	if (oldest_window(t) < oldest_node(t)) {
+		evict_window(t, container_of(t->windows.next, struct prefix_node, window_idle));
+		return;
+	}
+	n = container_of(t->idle.next, struct prefix_node, idle);
+	parent = n->parent;
+	evict_window(t, n);
 	list_remove(&n->idle);
 	t->n_idle--;
 	t->n_pages--;
@@ -127,13 +171,48 @@ int prefix_enter(struct prefix *t, int64_t domain, struct prefix_node **ret)
 	return 0;
 }
 
-void prefix_leave(struct prefix *t, struct prefix_node *n)
+static void drop_window(struct prefix *t, struct prefix_node *n, uint64_t now)
+{
+	if (--n->window_held > 0) {
+		t->n_shared--;
+		return;
+	}
+	n->window_used = now;
+	list_append(&t->windows, &n->window_idle);
+	t->n_windows++;
+}
+
+void prefix_drop_windows(struct prefix *t, struct prefix_node *n, uint32_t first, uint32_t end)
+{
+	uint64_t now = ++*t->clock;
+
+	for (; n && n->depth > first; n = n->parent)
+		if (n->depth <= end && n->window)
+			drop_window(t, n, now);
+}
+
+void prefix_hold_window(struct prefix *t, struct prefix_node *n, struct kv_page *window)
+{
+	if (!n->window) {
+		n->window = kv_page_ref(window);
+	} else if (n->window_held == 0) {
+		list_remove(&n->window_idle);
+		t->n_windows--;
+	} else {
+		t->n_shared++;
+	}
+	n->window_held++;
+}
+
+void prefix_leave(struct prefix *t, struct prefix_node *n, uint32_t window)
 {
 	uint64_t now = ++*t->clock;
 
 	while (n) {
 		struct prefix_node *parent = n->parent;
 
+		if (n->depth > window && n->window)
+			drop_window(t, n, now);
 		n->held--;
 		if (!parent) {
 			drop_root_if_unused(t, n);
@@ -164,7 +243,7 @@ void prefix_descend(struct prefix *t, struct prefix_node *child)
 }
 
 int prefix_add(struct prefix *t, struct prefix_node *n, const int32_t *tokens, struct kv_page *page,
-               struct prefix_node **ret)
+               struct kv_page *window, struct prefix_node **ret)
 {
 	_cleanup_mem_ struct prefix_node *c = mem_alloc(sizeof(*c));
 
@@ -179,6 +258,8 @@ int prefix_add(struct prefix *t, struct prefix_node *n, const int32_t *tokens, s
 	c->number = t->next_number++;
 	c->page = kv_page_ref(page);
 	c->held = 1;
+	if (window)
+		prefix_hold_window(t, c, window);
 	n->n_children++;
 	t->n_pages++;
 	*ret = STEAL(c);
@@ -190,6 +271,11 @@ uint32_t prefix_depth(const struct prefix_node *n)
 	return n ? n->depth : 0;
 }
 
+struct prefix_node *prefix_parent(const struct prefix_node *n)
+{
+	return n->parent;
+}
+
 bool prefix_is_held(const struct prefix_node *n)
 {
 	return n->held > 0;
@@ -198,6 +284,11 @@ bool prefix_is_held(const struct prefix_node *n)
 struct kv_page *prefix_page(const struct prefix_node *n)
 {
 	return n->page;
+}
+
+struct kv_page *prefix_window(const struct prefix_node *n)
+{
+	return n->window;
 }
 
 uint32_t prefix_mark(struct prefix_node *n, uint64_t mark)

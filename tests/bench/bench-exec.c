@@ -66,7 +66,7 @@ static int bench_open(struct bench *b, const char *path, uint32_t threads, const
 		r = kv_type_from_name(kv_type, &shape.type);
 	}
 	if (r == 0)
-		r = kv_pool_new(&b->kv, &shape, UINT32_MAX);
+		r = kv_pool_new(&b->kv, &shape, INT64_MAX);
 	if (r == 0)
 		r = kernels_init(&b->k, getenv("QLLM_CPU"));
 	if (r == 0)

@@ -112,6 +112,12 @@ tests_unit_test_prefix_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_prefix_LDADD = $(tests_unit_test_engine_LDADD)
 UNIT_TESTS += tests/unit/test-prefix
 
+check_PROGRAMS += tests/unit/test-window
+tests_unit_test_window_SOURCES = tests/unit/test-window.c tests/unit/engine-jobs.h
+tests_unit_test_window_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_window_LDADD = $(tests_unit_test_engine_LDADD)
+UNIT_TESTS += tests/unit/test-window
+
 check_PROGRAMS += tests/unit/test-spec
 tests_unit_test_spec_SOURCES = tests/unit/test-spec.c tests/unit/engine-jobs.h
 tests_unit_test_spec_CPPFLAGS = $(UNIT_CPPFLAGS)

@@ -61,7 +61,7 @@ static struct kv_pool *kv_for(const struct model *m)
 	const struct kv_shape shape = { m->hp.n_layer, m->hp.n_head_kv, m->hp.head_dim, kv_type };
 	struct kv_pool *kv = NULL;
 
-	assert_int_equal(kv_pool_new(&kv, &shape, 256), 0);
+	assert_int_equal(kv_pool_new(&kv, &shape, 256 << 20), 0);
 	return kv;
 }
 

@@ -11,6 +11,7 @@
 
 /* === The tree === */
 static const struct kv_shape tiny = { .n_layer = 1, .n_kv_head = 1, .head_dim = 16 };
+enum { GROVE_PAGE = 16 * KV_PAGE * 2 * 2 };
 
 struct grove {                          /* a pool, its tree, and a sequence with full pages */
 	uint64_t clock;
@@ -24,7 +25,7 @@ static void grove_init(struct grove *g)
 {
 	*g = (struct grove){ 0 };
 	prompt_fill(g->tokens, ARRAY_SIZE(g->tokens), 1);
-	assert_int_equal(kv_pool_new(&g->kv, &tiny, 16), 0);
+	assert_int_equal(kv_pool_new(&g->kv, &tiny, 16 * GROVE_PAGE), 0);
 	assert_int_equal(prefix_new(&g->tree, g->kv, &g->clock), 0);
 	assert_int_equal(kv_seq_new(&g->seq, g->kv), 0);
 	assert_int_equal(kv_seq_reserve(g->seq, 8 * KV_PAGE), 0);
@@ -54,7 +55,8 @@ static struct prefix_node *go(struct grove *g, int64_t domain, uint32_t n, int32
 		if (child)
 			prefix_descend(g->tree, child);
 		else
-			assert_int_equal(prefix_add(g->tree, node, tokens, kv_seq_page(g->seq, i),
+			assert_int_equal(prefix_add(g->tree, node, tokens,
+			                            kv_seq_page(g->seq, KV_GLOBAL, i), NULL,
 			                            &child), 0);
 		assert_int_equal(prefix_depth(child), i + 1);
 		node = child;
@@ -72,9 +74,9 @@ static void test_tree_finds_by_all_tokens(void **state)
 	a = go(&g, 1, 3, 0);
 	b = go(&g, 1, 3, 0);
 	assert_ptr_equal(a, b);
-	assert_ptr_equal(prefix_page(a), kv_seq_page(g.seq, 2));
+	assert_ptr_equal(prefix_page(a), kv_seq_page(g.seq, KV_GLOBAL, 2));
 	assert_int_equal(prefix_pages(g.tree), 3);
-	assert_int_equal(prefix_idle(g.tree), 0);
+	assert_int_equal(prefix_idle_bytes(g.tree), 0);
 	/* one token of the last page differs; the same tokens elsewhere; another domain */
 	other = go(&g, 1, 3, 1);
 	assert_ptr_not_equal(other, a);
@@ -89,12 +91,12 @@ static void test_tree_finds_by_all_tokens(void **state)
 	assert_int_equal(prefix_mark(other, 1), 1);
 	assert_int_equal(prefix_mark(b, 2), 3);
 	assert_int_equal(prefix_mark(NULL, 2), 0);
-	prefix_leave(g.tree, a);
-	assert_int_equal(prefix_idle(g.tree), 0);
-	prefix_leave(g.tree, b);
-	assert_int_equal(prefix_idle(g.tree), 1);
-	prefix_leave(g.tree, other);
-	assert_int_equal(prefix_idle(g.tree), 4);
+	prefix_leave(g.tree, a, 0);
+	assert_int_equal(prefix_idle_bytes(g.tree), 0);
+	prefix_leave(g.tree, b, 0);
+	assert_int_equal(prefix_idle_bytes(g.tree), GROVE_PAGE);
+	prefix_leave(g.tree, other, 0);
+	assert_int_equal(prefix_idle_bytes(g.tree), 4 * GROVE_PAGE);
 	grove_deinit(&g);
 }
 
@@ -110,12 +112,12 @@ static void test_oldest_goes_first(void **state)
 	b = go(&g, 1, 3, 1);
 	c = go(&g, 2, 2, 0);
 	assert_false(prefix_oldest(g.tree, &used));
-	prefix_leave(g.tree, b);                /* its last page; the two above are a's too */
-	prefix_leave(g.tree, a);
-	prefix_leave(g.tree, c);
-	assert_int_equal(prefix_idle(g.tree), 7);
+	prefix_leave(g.tree, b, 0);                /* its last page; the two above are a's too */
+	prefix_leave(g.tree, a, 0);
+	prefix_leave(g.tree, c, 0);
+	assert_int_equal(prefix_idle_bytes(g.tree), 7 * GROVE_PAGE);
 	/* a is used again: b's page, then c's, then a's from the end */
-	prefix_leave(g.tree, go(&g, 1, 4, 0));
+	prefix_leave(g.tree, go(&g, 1, 4, 0), 0);
 	for (uint32_t left = 7; left-- > 0;) {
 		assert_true(prefix_oldest(g.tree, &used));
 		assert_true(used >= last);
@@ -150,14 +152,14 @@ static void test_tree_without_memory(void **state)
 		r = prefix_enter(g.tree, 5, &node);
 		for (uint32_t i = 0; r == 0 && i < 5; i++) {
 			r = prefix_add(g.tree, node, g.tokens + i * KV_PAGE,
-			               kv_seq_page(g.seq, i), &child);
+			               kv_seq_page(g.seq, KV_GLOBAL, i), NULL, &child);
 			if (r == 0)
 				node = child;
 		}
 		fired = mem_fault_fired();
 		assert_int_equal(r, fired ? -ENOMEM : 0);
-		prefix_leave(g.tree, node);
-		assert_int_equal(prefix_idle(g.tree), prefix_pages(g.tree));
+		prefix_leave(g.tree, node, 0);
+		assert_int_equal(prefix_idle_bytes(g.tree), prefix_pages(g.tree) * GROVE_PAGE);
 		grove_deinit(&g);
 		if (!fired) {
 			assert_true(nth >= 12);
