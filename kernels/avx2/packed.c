@@ -11,8 +11,7 @@ INLINE int bias_shift(const enum qtype type)
 	return type_offset_shift(type);
 }
 
-INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *x, __m256i *d,
-                     const size_t n)
+INLINE void r16_dots(const enum qtype type, const __m256i c[2][4], const int8_t *x, __m256i d[2])
 {
 	const __m256i ones = _mm256_set1_epi16(1);
 	/* steps that may be added before they are widened */
@@ -22,7 +21,7 @@ INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *
 	UNROLL for (size_t i = 0; i < 4; i++) {
 		const __m256i e = _mm256_set1_epi32(load32(x + 4 * i));
 
-		UNROLL for (size_t h = 0; h < n; h++) {
+		UNROLL for (size_t h = 0; h < 2; h++) {
 			__m256i u = c[h][i], v = e, p;
 
 			if (type_is_signed(type)) {
@@ -36,7 +35,7 @@ INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *
 			w[h] = _mm256_madd_epi16(w[h], ones);
 			d[h] = i < run ? w[h] : _mm256_add_epi32(d[h], w[h]);
 		}
-		if (n == 2 && i % run != run - 1)
+		if (i % run != run - 1)
 			KEEP_ORDER(w[0], w[1]);
 	}
 }

@@ -4,7 +4,7 @@
  * One token: codes go from the stream to the sums of the rows in registers.
  * More: a group of 16 elements of 16 rows is unpacked to eight registers and met by every token;
  * the tokens' sums, 128 bytes each, stay in the first cache.
- * The level gives `r16_dots`, exact sums of one group: 4 x 4 codes of `n` times 8 rows and 16
+ * The level gives `r16_dots`, exact sums of one group: 4 x 4 codes of twice 8 rows and 16
  * activations, and `bias_shift`: log2 of what its codes are above the weights, or -1. No sum runs
  * across lanes. */
 #pragma once
@@ -21,20 +21,48 @@ enum {
 #define KEEP_ORDER(a, b) __asm__ volatile("" : "+x"(a), "+x"(b))
 
 INLINE int bias_shift(const enum qtype type);
-INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *x, __m256i *d,
-                     const size_t n);
+INLINE void r16_dots(const enum qtype type, const __m256i c[2][4], const int8_t *x, __m256i d[2]);
 
-/* acc plus the group's share but for its minimum: d the sums of codes and activations, g the group
- * of the token. */
-INLINE __m256 r16_fold(const enum qtype type, __m256 acc, __m256i d, __m256 a,
-                       const struct q16 *x, size_t g)
+/* Group `odd` of a unit in registers, by half: factors and codes. */
+struct r16_group {
+	__m256 a[2], c[2];
+	__m256i codes[2][4];
+};
+
+INLINE void r16_load_group(const enum qtype type, struct r16_group *p, const struct r16_factors *f,
+                           const uint8_t *unit, size_t sub, const size_t odd)
+{
+	UNROLL for (size_t half = 0; half < 2; half++) {
+		p->a[half] = r16_a(type, f, sub, odd, half);
+		if (type_has_min(type))
+			p->c[half] = r16_c(type, f, sub, odd, half);
+		UNROLL for (size_t k4 = 0; k4 < 4; k4++)
+			p->codes[half][k4] = r16_codes(type, unit, half, 4 * odd + k4);
+	}
+}
+
+/* The sums y of a token plus the share of its group g. The halves go side by side and share what is
+ * broadcast. */
+INLINE void r16_fold(const enum qtype type, const struct r16_group *p, const struct q16 *x,
+                     size_t g, __m256 y[2])
 {
 	const int shift = bias_shift(type);
+	UNINIT __m256i d[2];
 
-	if (shift >= 0)
-		d = _mm256_sub_epi32(d, _mm256_slli_epi32(_mm256_set1_epi32(x->sum[g]), shift));
-	return _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(a, _mm256_set1_ps(x->s[g])),
-	                       acc);
+	r16_dots(type, p->codes, x->q + 16 * g, d);
+	UNROLL for (size_t half = 0; half < 2; half++) {
+		if (shift >= 0)
+			d[half] = _mm256_sub_epi32(
+				d[half], _mm256_slli_epi32(_mm256_set1_epi32(x->sum[g]), shift));
+		y[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d[half]),
+		                          _mm256_mul_ps(p->a[half], _mm256_set1_ps(x->s[g])),
+		                          y[half]);
+	}
+	if (!type_has_min(type))
+		return;
+	KEEP_ORDER(y[0], y[1]);
+	UNROLL for (size_t half = 0; half < 2; half++)
+		y[half] = _mm256_fmadd_ps(p->c[half], _mm256_set1_ps(x->t[g]), y[half]);
 }
 
 /* Ask for the part of the stream that lies AHEAD of n bytes at p. */
@@ -61,10 +89,10 @@ INLINE void r16_decode(const struct mm_args *m, const enum qtype type, size_t r,
 	const uint8_t *group = (const uint8_t *)m->w + r * m->row_bytes;
 	const size_t units = r16_units(type), n_blocks = m->n_in / (32 * units);
 	const struct q16 *x = m->q16;
-	UNINIT __m256 acc[2][2];
+	UNINIT __m256 acc[2][2];        /* [odd][half] */
 
-	UNROLL for (size_t half = 0; half < 2; half++)
-		acc[half][0] = acc[half][1] = _mm256_setzero_ps();
+	UNROLL for (size_t odd = 0; odd < 2; odd++)
+		acc[odd][0] = acc[odd][1] = _mm256_setzero_ps();
 	for (size_t i = 0; i < n_blocks; i++) {
 		const uint8_t *body = group + r16_body_at(type, i);
 		const uint8_t *unit = body + PACK_ROWS * r16_fields(type).n_scales;
@@ -75,64 +103,33 @@ INLINE void r16_decode(const struct mm_args *m, const enum qtype type, size_t r,
 			const size_t g = 2 * (i * units + sub);
 
 			r16_prefetch(unit, r16_unit_bytes(type));
-			UNROLL for (size_t half = 0; half < 2; half++)
-				UNROLL for (size_t odd = 0; odd < 2; odd++) {
-					UNINIT __m256i c[1][4], d;
-					__m256 fa = r16_a(type, &f, sub, odd, half), fc = fa;
+			UNROLL for (size_t odd = 0; odd < 2; odd++) {
+				UNINIT struct r16_group p;
 
-					if (type_has_min(type))
-						fc = r16_c(type, &f, sub, odd, half);
-					UNROLL for (size_t k4 = 0; k4 < 4; k4++)
-						c[0][k4] = r16_codes(type, unit, half,
-						                     4 * odd + k4);
-					r16_dots(type, (const __m256i(*)[4])c,
-					         x->q + 16 * (g + odd), &d, 1);
-					acc[half][odd] = r16_fold(type, acc[half][odd], d, fa, x,
-					                          g + odd);
-					if (type_has_min(type))
-						acc[half][odd] = _mm256_fmadd_ps(
-							fc, _mm256_set1_ps(x->t[g + odd]),
-							acc[half][odd]);
-				}
+				r16_load_group(type, &p, &f, unit, sub, odd);
+				r16_fold(type, &p, x, g + odd, acc[odd]);
+			}
 		}
 	}
-	store_rows(m->y + r, n, _mm256_add_ps(acc[0][0], acc[0][1]),
-	           _mm256_add_ps(acc[1][0], acc[1][1]));
+	store_rows(m->y + r, n, _mm256_add_ps(acc[0][0], acc[1][0]),
+	           _mm256_add_ps(acc[0][1], acc[1][1]));
 }
 
-/* Group `odd` of a unit with tokens [token, token + n_tok), whose sums are at acc. The halves go
- * side by side and share what is broadcast. */
+/* Group `odd` of a unit with tokens [token, token + n_tok), whose sums are at acc. */
 INLINE void r16_tokens(const struct q16 *x, const enum qtype type, const struct r16_factors *f,
                        const uint8_t *unit, size_t sub, size_t g, const size_t odd, size_t token,
                        size_t n_tok, float *acc)
 {
 	const size_t step = x->k / 16;
-	UNINIT __m256i c[2][4];
-	UNINIT __m256 fa[2], fc[2];
+	UNINIT struct r16_group p;
 
-	UNROLL for (size_t half = 0; half < 2; half++) {
-		fa[half] = fc[half] = r16_a(type, f, sub, odd, half);
-		if (type_has_min(type))
-			fc[half] = r16_c(type, f, sub, odd, half);
-		UNROLL for (size_t k4 = 0; k4 < 4; k4++)
-			c[half][k4] = r16_codes(type, unit, half, 4 * odd + k4);
-	}
+	r16_load_group(type, &p, f, unit, sub, odd);
 	g += odd + token * step;
 	acc += 16 * odd;
 	for (const float *end = acc + 32 * n_tok; acc < end; g += step, acc += 32) {
-		UNINIT __m256i d[2];
-		UNINIT __m256 y[2];
+		__m256 y[2] = { _mm256_load_ps(acc), _mm256_load_ps(acc + 8) };
 
-		r16_dots(type, (const __m256i(*)[4])c, x->q + 16 * g, d, 2);
-		UNROLL for (size_t half = 0; half < 2; half++)
-			y[half] = r16_fold(type, _mm256_load_ps(acc + 8 * half), d[half], fa[half],
-			                   x, g);
-		if (type_has_min(type)) {
-			KEEP_ORDER(y[0], y[1]);
-			UNROLL for (size_t half = 0; half < 2; half++)
-				y[half] = _mm256_fmadd_ps(fc[half], _mm256_set1_ps(x->t[g]),
-				                          y[half]);
-		}
+		r16_fold(type, &p, x, g, y);
 		_mm256_store_ps(acc, y[0]);
 		_mm256_store_ps(acc + 8, y[1]);
 	}

@@ -11,15 +11,14 @@ INLINE int bias_shift(const enum qtype type)
 	return type_is_signed(type) ? 7 : type_offset_shift(type);
 }
 
-INLINE void r16_dots(const enum qtype type, const __m256i c[][4], const int8_t *x, __m256i *d,
-                     const size_t n)
+INLINE void r16_dots(const enum qtype type, const __m256i c[2][4], const int8_t *x, __m256i d[2])
 {
-	UNROLL for (size_t h = 0; h < n; h++)
+	UNROLL for (size_t h = 0; h < 2; h++)
 		d[h] = _mm256_setzero_si256();
 	UNROLL for (size_t i = 0; i < 4; i++) {
 		const __m256i e = _mm256_set1_epi32(load32(x + 4 * i));
 
-		UNROLL for (size_t h = 0; h < n; h++) {
+		UNROLL for (size_t h = 0; h < 2; h++) {
 			__m256i u = c[h][i];
 
 			if (type_is_signed(type))
