@@ -207,7 +207,7 @@ static int estimate_run(struct call *c, struct err *err)
 	struct estimate *e = c->data;
 	struct engine_stats stats;
 	struct hparams hp;
-	uint64_t positions;
+	uint64_t one;
 	int r = fd < 0 ? fd : packfile_gguf(&g, NULL, fd, m->name, err);
 
 	if (r == 0)
@@ -218,8 +218,8 @@ static int estimate_run(struct call *c, struct err *err)
 	e->slots = q->slots ? q->slots : 1;
 	model_footprint(&hp, m->bytes, (uint32_t)c->d->config->chunk,
 	                (uint32_t)c->d->config->max_sequences, e->kv_type, &e->fp);
-	if (mul_overflows((uint64_t)e->ctx, (uint64_t)e->slots, &positions) ||
-	    mul_overflows(positions, e->fp.kv_per_token, &e->kv_bytes))
+	one = engine_kv_bytes(c->d->engine, &hp, e->kv_type, e->ctx);
+	if (one == UINT64_MAX || mul_overflows(one, (uint64_t)e->slots, &e->kv_bytes))
 		return err_set(err, -EINVAL,
 		               "%u slots of %u positions are more than can be counted", e->slots,
 		               e->ctx);

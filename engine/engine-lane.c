@@ -91,18 +91,25 @@ static void footprint_of(const struct engine *e, const struct model *m, enum kv_
 	                ret);
 }
 
-static struct kv_shape shape_of(const struct engine *e, const struct model *m,
+static struct kv_shape shape_of(const struct engine *e, const struct hparams *hp,
                                 enum kv_type kv_type)
 {
-	const struct hparams *hp = &m->hp;
-
 	return (struct kv_shape){ hp->n_layer, hp->n_head_kv, hp->head_dim, kv_type, hp->window,
 		                  hp->window_period, MAX(e->c.chunk, (uint32_t)STEP_LEAST) };
 }
 
+uint64_t engine_kv_bytes(const struct engine *e, const struct hparams *hp, enum kv_type type,
+                         uint32_t n_pos)
+{
+	struct kv_shape shape = shape_of(e, hp, type);
+	struct kv_sizes z;
+
+	return kv_sizes_of(&shape, &z) ? kv_sizes_bytes(&z, n_pos) + z.extra : UINT64_MAX;
+}
+
 uint64_t budget_for_pages(struct engine *e, const struct model *m, struct kv_sizes *ret)
 {
-	struct kv_shape shape = shape_of(e, m, KV_F16);
+	struct kv_shape shape = shape_of(e, &m->hp, KV_F16);
 	struct kv_sizes z = { .part = { 1 } };
 	struct footprint fp;
 	uint64_t fixed;
@@ -186,7 +193,7 @@ static int lane_new(struct engine *e, struct model *m, enum kv_type kv_type, str
                     struct err *err)
 {
 	_cleanup_(lane_freep) struct lane *l = NULL;
-	struct kv_shape shape = shape_of(e, m, kv_type);
+	struct kv_shape shape = shape_of(e, &m->hp, kv_type);
 	struct footprint fp;
 	int r;
 

@@ -35,6 +35,10 @@ struct engine *engine_free(struct engine *e);           /* cancels what runs, jo
 int engine_submit(struct engine *e, struct request *r, struct err *err);
 /* after r->cancel = true, or when a sink has room again */
 void engine_wake(struct engine *e);
+/* What the pages of a sequence of n_pos tokens take; UINT64_MAX: more than can be counted. Any
+ * thread. */
+uint64_t engine_kv_bytes(const struct engine *e, const struct hparams *hp, enum kv_type type,
+                         uint32_t n_pos);
 /* Context a request of this model may use: min(n_ctx_train, what the budget holds). */
 uint32_t engine_context(struct engine *e, const struct model *m);
 /* Forget a model's buffers (unload). Its requests must have ended. Asynchronous; drops the engine's

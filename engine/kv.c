@@ -72,7 +72,7 @@ bool kv_sizes_of(const struct kv_shape *shape, struct kv_sizes *ret)
 	uint32_t n[KV_PARTS] = { 0 };
 	uint64_t tile, sum;
 
-	/* More than kernels can do, but no overflow. */
+	/* More than kernels can do, but no overflow, nor for any number of positions. */
 	if (shape->head_dim == 0 || shape->head_dim > 1u << 20 || shape->n_layer == 0 ||
 	    shape->n_kv_head == 0)
 		return false;
@@ -82,7 +82,7 @@ bool kv_sizes_of(const struct kv_shape *shape, struct kv_sizes *ret)
 		n[KV_GLOBAL] = shape->n_layer;
 	tile = (uint64_t)kv_tile_bytes(shape->type, shape->head_dim);
 	if (mul_overflows(tile, (uint64_t)shape->n_layer, &sum) ||
-	    mul_overflows(sum, (uint64_t)shape->n_kv_head, &sum) || sum > SIZE_MAX / 16)
+	    mul_overflows(sum, (uint64_t)shape->n_kv_head, &sum) || sum > (uint64_t)1 << 34)
 		return false;
 	for (unsigned i = 0; i < KV_PARTS; i++)
 		z.part[i] = tile * n[i] * shape->n_kv_head;

@@ -97,7 +97,8 @@ static inline bool model_recheck(const struct model *m)
 /* Bytes that serving needs beside the mapping. Per-thread scratch of the engine is not in it. */
 struct footprint {
 	uint64_t weights;                       /* mapped, shared */
-	uint64_t kv_per_token;                  /* bytes a position over all layers */
+	/* bytes a position over all layers; those with a window keep only so many (engine/kv.h) */
+	uint64_t kv_per_token;
 	/* bytes of one page over all layers and KV heads */
 	uint64_t kv_page;
 	/* for max_rows rows a step and max_logits logits rows */

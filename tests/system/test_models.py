@@ -109,6 +109,14 @@ def test_verify_estimate():
     expect(d.ctl("estimate", "smollm2"), OK)
 
 
+def test_estimate_windows():
+    with Daemon() as d:
+        expect(d.ctl("import", model_file("gemma3"), "--name", "m", "--in-place"), OK)
+        # 3 layers that see all 128 pages, 15 that keep 21: a window of 512 and a step of 128
+        e = d.json("estimate", "m", "--ctx", "4096")
+        assert e["kv_bytes"] == (3 * 128 + 15 * 21) * 32 * 256 * 2 * 2, e
+
+
 def test_load_ps_unload():
     with Daemon() as d:
         expect(d.ctl("import", model_file("smollm2"), "--name", "m"), OK)
