@@ -258,7 +258,11 @@ static void sweep(struct store *s, const char *owner, int dir, const char *file)
 static void sweep_other(struct store *s, const char *owner, int dir, const struct store_meta *m)
 {
 	char name[FILE_NAME_MAX + 16];
+	struct stat st;
 
+	file_name(name, m->name, m->packed);
+	if (!m->in_place && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return;                         /* then the other is all there is */
 	for (unsigned packed = 0; packed < 2; packed++) {
 		file_name(name, m->name, packed);
 		if ((m->in_place || packed != m->packed) && unlinkat(dir, name, 0) == 0)
@@ -659,6 +663,18 @@ static int packed_meta(struct store_meta *to, const struct store_meta *from, int
 	return r;
 }
 
+/* Whether the .json on the disk is the new one is not known when writing it has failed: the packed
+ * file goes only if it surely is the old one. One that stays is replaced or swept later. */
+static void drop_unnamed(int dir, const struct store_meta *meta, const char *packed)
+{
+	_cleanup_(store_meta_deinit) struct store_meta there = { 0 };
+	char json[FILE_NAME_MAX + 16];
+
+	snprintf(json, sizeof(json), "%s.json", meta->name);
+	if (read_meta(dir, json, &there) == 0 && !there.packed)
+		unlinkat(dir, packed, 0);
+}
+
 int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *err)
 {
 	char tmp[FILE_NAME_MAX + 16], name[FILE_NAME_MAX + 16], old[FILE_NAME_MAX + 16];
@@ -676,20 +692,16 @@ int store_switch(struct store *s, struct store_meta *meta, int fd, struct err *e
 	snprintf(tmp, sizeof(tmp), ".pack-%s", meta->name);
 	file_name(name, meta->name, true);
 	file_name(old, meta->name, false);
-	if (meta->packed)
-		r = replace_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL,
-		                   meta->name, name);
-	else
-		r = link_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL,
-		                name);
+	r = replace_target(dir, fd, fstat(fd, &st) == 0 && st.st_nlink > 0 ? tmp : NULL,
+	                   meta->name, name);
 	unlinkat(dir, tmp, 0);
 	if (r < 0)
 		return err_set(err, r, "%s/%s: %s", s->dir, name, strerror(-r));
 	r = write_meta(dir, &next, err);
-	if (r < 0 && !meta->packed)
-		unlinkat(dir, name, 0);
-	if (r < 0)
+	if (r < 0) {
+		drop_unnamed(dir, meta, name);
 		return r;
+	}
 	*meta = next;
 	next = former;                  /* freed at the end */
 	unlinkat(dir, old, 0);
