@@ -17,7 +17,7 @@
 #include "proto/frame.h"
 #include "proto/ring.h"
 
-enum { SIZE = 64 << 10, MESSAGES = 1000000, LOCKSTEP = 100000, LOST_MS = 10000 };
+enum { SIZE = 64 << 10, MESSAGES = 1000000, LOCKSTEP = 100000, LOST_MS = 60000 };
 
 struct pair {
 	struct ring_writer *w;
