@@ -2,6 +2,7 @@
  * place of X (tests/fault/local.mk), which asks fault_now whether to fail. Threads: any. */
 #pragma once
 #include <errno.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -51,4 +52,19 @@ static bool fault_now(int kind)
 	type __wrap_##name parameters                                                              \
 	{                                                                                          \
 		return fault_now(kind) ? failure : __real_##name arguments;                        \
+	}
+
+/* A variadic function: what follows `last` is an int or a pointer, given or not, and is passed
+ * on as `more`, of `type`, the longest it may be. */
+#define WRAP_VARIADIC(kind, name, parameters, last, type, arguments) \
+	int __real_##name parameters;                                                              \
+	int __wrap_##name parameters;                                                              \
+	int __wrap_##name parameters                                                               \
+	{                                                                                          \
+		va_list ap;                                                                        \
+		type more;                                                                         \
+		va_start(ap, last);                                                                \
+		more = va_arg(ap, type);                                                           \
+		va_end(ap);                                                                        \
+		return fault_now(kind) ? -1 : __real_##name arguments;                             \
 	}

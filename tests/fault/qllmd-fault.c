@@ -86,45 +86,11 @@ ssize_t __wrap_write(int fd, const void *p, size_t n)
 	return __real_write(fd, p, n);
 }
 
-/* Variadic ones: the last argument is an int or a pointer, and is passed on as the longer. */
-int __real_open(const char *path, int flags, ...);
-int __wrap_open(const char *path, int flags, ...);
-int __wrap_open(const char *path, int flags, ...)
-{
-	va_list ap;
-	mode_t mode;
-
-	va_start(ap, flags);
-	mode = va_arg(ap, mode_t);
-	va_end(ap);
-	return fault_now(FAULT_OPEN) ? -1 : __real_open(path, flags, mode);
-}
-
-int __real_openat(int dir, const char *path, int flags, ...);
-int __wrap_openat(int dir, const char *path, int flags, ...);
-int __wrap_openat(int dir, const char *path, int flags, ...)
-{
-	va_list ap;
-	mode_t mode;
-
-	va_start(ap, flags);
-	mode = va_arg(ap, mode_t);
-	va_end(ap);
-	return fault_now(FAULT_OPEN) ? -1 : __real_openat(dir, path, flags, mode);
-}
-
-int __real_fcntl(int fd, int cmd, ...);
-int __wrap_fcntl(int fd, int cmd, ...);
-int __wrap_fcntl(int fd, int cmd, ...)
-{
-	va_list ap;
-	long arg;
-
-	va_start(ap, cmd);
-	arg = va_arg(ap, long);
-	va_end(ap);
-	return fault_now(FAULT_FCNTL) ? -1 : __real_fcntl(fd, cmd, arg);
-}
+WRAP_VARIADIC(FAULT_OPEN, open, (const char *path, int flags, ...), flags, mode_t,
+              (path, flags, more))
+WRAP_VARIADIC(FAULT_OPEN, openat, (int d, const char *path, int flags, ...), flags, mode_t,
+              (d, path, flags, more))
+WRAP_VARIADIC(FAULT_FCNTL, fcntl, (int fd, int cmd, ...), cmd, long, (fd, cmd, more))
 
 /* --- a round of requests ---------------------------------------------------------------------- */
 

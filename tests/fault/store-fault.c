@@ -56,19 +56,8 @@ WRAP(FAULT_LINK, int, -1, linkat, (int d, const char *p, int e, const char *q, i
 WRAP(FAULT_RENAME, int, -1, renameat, (int d, const char *p, int e, const char *q), (d, p, e, q))
 WRAP(FAULT_MODE, int, -1, fchmod, (int fd, mode_t mode), (fd, mode))
 
-/* Variadic: the mode is passed on whether it was given or not. */
-int __real_openat(int dir, const char *path, int flags, ...);
-int __wrap_openat(int dir, const char *path, int flags, ...);
-int __wrap_openat(int dir, const char *path, int flags, ...)
-{
-	va_list ap;
-	mode_t mode;
-
-	va_start(ap, flags);
-	mode = va_arg(ap, mode_t);
-	va_end(ap);
-	return fault_now(FAULT_OPEN) ? -1 : __real_openat(dir, path, flags, mode);
-}
+WRAP_VARIADIC(FAULT_OPEN, openat, (int d, const char *path, int flags, ...), flags, mode_t,
+              (d, path, flags, more))
 
 /* --- the store -------------------------------------------------------------------------------- */
 

@@ -83,32 +83,9 @@ int __wrap_uring_wait(struct uring *q, uint64_t *ret_tag, int64_t *ret_result)
 	return r;
 }
 
-/* Variadic ones: the last argument is an int or a pointer, and is passed on as the longer. */
-int __real_open(const char *path, int flags, ...);
-int __wrap_open(const char *path, int flags, ...);
-int __wrap_open(const char *path, int flags, ...)
-{
-	va_list ap;
-	mode_t mode;
-
-	va_start(ap, flags);
-	mode = va_arg(ap, mode_t);
-	va_end(ap);
-	return fault_now(FAULT_OPEN) ? -1 : __real_open(path, flags, mode);
-}
-
-int __real_fcntl(int fd, int cmd, ...);
-int __wrap_fcntl(int fd, int cmd, ...);
-int __wrap_fcntl(int fd, int cmd, ...)
-{
-	va_list ap;
-	long arg;
-
-	va_start(ap, cmd);
-	arg = va_arg(ap, long);
-	va_end(ap);
-	return fault_now(FAULT_FCNTL) ? -1 : __real_fcntl(fd, cmd, arg);
-}
+WRAP_VARIADIC(FAULT_OPEN, open, (const char *path, int flags, ...), flags, mode_t,
+              (path, flags, more))
+WRAP_VARIADIC(FAULT_FCNTL, fcntl, (int fd, int cmd, ...), cmd, long, (fd, cmd, more))
 
 /* --- files ------------------------------------------------------------------------------------ */
 
