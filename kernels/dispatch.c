@@ -1,10 +1,13 @@
 /* dispatch - which level this machine runs: CPUID says what the core has, XGETBV what the kernel
  * saves.
  *
- * Levels are filled worst first; each fill overwrites only the slots that it makes faster. */
+ * Levels are filled worst first; each fill overwrites only the slots that it makes faster.
+ * Tiles are more than a bit of CPUID: the process asks the kernel for the room to save them, once
+ * for all threads, and then looks whether they hold (kernels/amx/trust.c). */
 #include "kernels/levels.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -23,8 +26,10 @@ static bool have_neon(void)
 
 #ifdef __x86_64__
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xe6 };
+enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xe6, XCR0_TILES = 0x60000 };
 
 static uint64_t saved_state(void)
 {
@@ -66,6 +71,48 @@ static bool have_avx512(void)
 }
 #endif
 
+static pthread_once_t amx_once = PTHREAD_ONCE_INIT;
+static bool amx_usable;
+static const char *amx_refused = "";
+
+#ifdef QLLM_AMX
+static void look_at_amx(void)
+{
+	enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+	enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };       /* asm/prctl.h since Linux 5.16 */
+	const uint32_t leaf7d = AMX_BF16 | AMX_TILE;
+	const char *why;
+	uint32_t a, b, c, d;
+
+	if (!have_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & leaf7d) != leaf7d)
+		return;
+	if ((saved_state() & XCR0_TILES) != XCR0_TILES)
+		why = "amx: the kernel does not save tile registers (Linux 5.16 does)";
+	else if (syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) < 0)
+		why = "amx: the kernel denies the use of tile registers (arch_prctl)";
+	else
+		why = amx_self_test();
+	amx_usable = !why;
+	amx_refused = why ? why : "";
+}
+#else
+static void look_at_amx(void)
+{
+}
+#endif
+
+static bool have_amx(void)
+{
+	pthread_once(&amx_once, look_at_amx);
+	return amx_usable;
+}
+
+const char *kernels_refused(void)
+{
+	have_amx();
+	return amx_refused;
+}
+
 static bool have_scalar(void)
 {
 	return true;
@@ -81,6 +128,9 @@ static const struct level {
 	{ "avx2", have_avx2, kernels_fill_avx2 },
 	{ "avxvnni", have_avxvnni, kernels_fill_avxvnni },
 	{ "avx512", have_avx512, kernels_fill_avx512 },
+#endif
+#ifdef QLLM_AMX
+	{ "amx", have_amx, kernels_fill_amx },
 #endif
 #ifdef __aarch64__
 	{ "neon", have_neon, kernels_fill_neon },
@@ -121,6 +171,13 @@ void kernels_fill_avx512(struct kernels *k)
 }
 #endif
 
+#ifdef QLLM_AMX
+void kernels_fill_amx(struct kernels *k)
+{
+	amx_fill_panel(k);
+}
+#endif
+
 #ifdef __aarch64__
 void kernels_fill_neon(struct kernels *k)
 {
@@ -131,7 +188,8 @@ void kernels_fill_neon(struct kernels *k)
 /* Bit of a level in a mask; levels of other machines are known too. -1 for no level. */
 static int level_bit(const char *name, size_t len)
 {
-	static const char *const words[] = { "scalar", "avx2", "avxvnni", "avx512", "neon" };
+	static const char *const words[] = { "scalar", "avx2", "avxvnni", "avx512", "neon",
+		                             "amx" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
 		if (strlen(words[i]) == len && strncmp(words[i], name, len) == 0)
@@ -198,19 +256,27 @@ int kernels_init_level(struct kernels *k, const char *level)
 	return 0;
 }
 
+static char levels_text[64];
+
+static void list_levels(void)
+{
+	char *end = levels_text;
+
+	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+		if (!levels[i].have())
+			continue;
+		if (end > levels_text)
+			*end++ = ' ';
+		end = stpcpy(end, levels[i].name);
+	}
+}
+
 const char *kernels_levels(void)
 {
-#ifdef __x86_64__
-	const bool vnni = have_avxvnni();
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (have_avx512())
-		return vnni ? "scalar avx2 avxvnni avx512" : "scalar avx2 avx512";
-	return vnni ? "scalar avx2 avxvnni" : have_avx2() ? "scalar avx2" : "scalar";
-#elif defined(__aarch64__)
-	return have_neon() ? "scalar neon" : "scalar";
-#else
-	return "scalar";
-#endif
+	pthread_once(&once, list_levels);
+	return levels_text;
 }
 
 const char *kernels_cpu_name(void)
@@ -253,4 +319,15 @@ void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok)
 	x->s = (float *)(bytes + codes);
 	x->t = (float *)(bytes + codes + factors);
 	x->sum = (int32_t *)(bytes + codes + 2 * factors);
+}
+
+size_t kernels_panel_scratch(size_t n_in)
+{
+	return MAX(KERNELS_PANEL_BYTES,
+	           align_up(n_in, PANEL_STEP) * 2 * PANEL_TOKENS * sizeof(uint16_t));
+}
+
+size_t panel_in_bytes(size_t k, size_t n_tok)
+{
+	return align_up(k, PANEL_STEP) * align_up(n_tok, PANEL_TOKENS) * sizeof(uint16_t);
 }

@@ -51,12 +51,35 @@ struct mm_args {
 	const struct q16 *q16;          /* QACT_Q16 types (already offset to the first token) */
 	const float *x;                 /* QACT_F32 types: rows of ldx floats */
 	size_t ldx;
-	/* KERNELS_SCRATCH(n_in) bytes, 64-byte aligned, of this thread */
+	/* panel products: activations as panel_in() laid them; token i stands at place + i there,
+	 * place < PANEL_TOKENS */
+	const uint16_t *tiles;
+	size_t place;
+	/* KERNELS_SCRATCH(n_in) bytes, of panel products kernels_panel_scratch(n_in), 64-byte
+	 * aligned, of this thread */
 	void *scratch;
 };
 typedef void (*mm_fn)(const struct mm_args *a);
 /* room for an unpacked panel of 16 rows and scales */
 #define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + 16384)
+
+/* The panel product, for prompts, where the processor multiplies matrices of bf16 (AMX): the same
+ * arguments, other numbers. Canonical order:
+ *   weight w: the float that dequant() gives; activation x: the token's float. Both are rounded to
+ *   bf16, nearest even (NaN: 0x7fc0), and followed by zeros up to a multiple of 32.
+ *   acc = 0; for each 32 k, in order: e = o = 0; for i = 0..15: e = fma(w[2i], x[2i], e), o =
+ *   fma(w[2i + 1], x[2i + 1], o); then acc = acc + (e + o). y = acc.
+ *   Every operation rounds to nearest even; subnormals, in and out, are zeros of their sign. That
+ *   is TDPBF16PS over tiles of 32 k.
+ * So a token's result depends on that token and the weights alone, in place or packed, as that of
+ * mm does. It is no nearer to mm's than both are to the exact product. */
+enum { PANEL_TOKENS = 16, PANEL_STEP = 32 };
+/* Expanded weights that stay in the second cache beside the tokens that pass. */
+#define KERNELS_PANEL_BYTES ((size_t)768 << 10)
+/* Bytes of scratch; at least two groups of 16 rows. */
+size_t kernels_panel_scratch(size_t n_in);
+/* Bytes of n_tok tokens of k elements as tiles: {token / 16, k / 32, 16 tokens, 32} bf16. */
+size_t panel_in_bytes(size_t k, size_t n_tok);
 
 /* Fold one page into the running online-softmax state of n_q queries that share the KV head (heads
  * of a GQA group and tokens alike). Query i: q + i*ldq, head_dim floats, sees positions [lo[i],
@@ -90,13 +113,19 @@ struct attn_page_args {
 };
 
 struct kernels {
-	const char *level;              /* "scalar", "avx2", "avxvnni", "avx512" */
+	const char *level;              /* "scalar", "avx2", "avxvnni", "avx512", "amx" */
 	mm_fn mm[QTYPE_COUNT];          /* NULL where qtype_table says QACT_NONE */
 	const char *mm_level[QTYPE_COUNT];
 	/* The same product, to the same bytes, with a packed tensor (kernels/pack.h): w is its
 	 * first group, 64-byte aligned, row_bytes a 16th of a group, r0 a multiple of 16. A group
 	 * is read whole. NULL for types that pack_supported() denies. */
 	mm_fn mm_packed[QTYPE_COUNT];
+	/* Panel products of rows in place and of packed ones. All NULL, or one for every mm. */
+	mm_fn panel[QTYPE_COUNT], panel_packed[QTYPE_COUNT];
+	/* One token of k floats to its place in tiles, padding of k included. NULL where the level
+	 * has no panel product. Places are written independently; those never written may hold
+	 * anything. tiles: 64-byte aligned. */
+	void (*panel_in)(uint16_t *tiles, const float *x, size_t k, size_t place);
 	/* Row of n elements to float. NULL for types without. */
 	void (*dequant[QTYPE_COUNT])(float *y, const void *row, size_t n);
 	/* Quantize tokens [t0, t1) of x (rows of ldx floats) into out. */
@@ -150,6 +179,10 @@ int kernels_init(struct kernels *k, const char *mask_spec);
 int kernels_init_level(struct kernels *k, const char *level);
 /* Space-separated levels that this machine runs: "scalar avx2". */
 const char *kernels_levels(void);
+/* Why a level that the processor has is left off: "amx: ..." without a period; "" when none is. The
+ * first call of this, kernels_levels() or kernels_init() tests AMX, for up to 30 ms of all
+ * processors, where there is one. Thread-safe, static storage. */
+const char *kernels_refused(void);
 /* "AMD EPYC 7B13" from CPUID (no /proc), or "unknown". Static storage. */
 const char *kernels_cpu_name(void);
 

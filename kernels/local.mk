@@ -18,7 +18,7 @@ if ARCH_X86_64
 noinst_LTLIBRARIES += libkernels-avx2.la libkernels-avxvnni.la libkernels-avx512.la
 libkernels_la_LIBADD += libkernels-avx2.la libkernels-avxvnni.la libkernels-avx512.la
 libkernels_avx2_la_SOURCES = \
-	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/dequant.c kernels/avx2/elem.c kernels/avx2/float.c \
+	kernels/avx2/attn.c kernels/avx2/codes.h kernels/avx2/dequant.c kernels/avx2/dequant.h kernels/avx2/elem.c kernels/avx2/float.c \
 	kernels/avx2/mm.c kernels/avx2/mm-decode.h kernels/avx2/mm-panel.h kernels/avx2/packed.c kernels/avx2/packed.h kernels/avx2/r16.h \
 	kernels/avx2/vec.h
 libkernels_avx2_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c
@@ -26,9 +26,17 @@ libkernels_avxvnni_la_SOURCES = kernels/avxvnni/packed.c
 libkernels_avxvnni_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c -mavxvnni
 libkernels_avx512_la_SOURCES = \
 	kernels/avx512/attn.c kernels/avx512/elem.c kernels/avx512/float.c kernels/avx512/mm.c \
-	kernels/avx512/packed.c kernels/avx512/vec.h
+	kernels/avx512/packed.c kernels/avx512/r16.h kernels/avx512/vec.h
 libkernels_avx512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c \
 	-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+# Compilers that know tiles; others build all the rest.
+if HAVE_AMX
+libkernels_base_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_AMX=1
+noinst_LTLIBRARIES += libkernels-amx.la
+libkernels_la_LIBADD += libkernels-amx.la
+libkernels_amx_la_SOURCES = kernels/amx/panel.c kernels/amx/tile.h kernels/amx/trust.c
+libkernels_amx_la_CFLAGS = $(libkernels_avx512_la_CFLAGS) -mamx-tile -mamx-bf16
+endif
 endif
 if ARCH_AARCH64
 noinst_LTLIBRARIES += libkernels-neon.la

@@ -1,7 +1,7 @@
-/* bench - speeds of products, in place and packed: bytes a cycle with one token from memory and
- * from the second cache, on one thread and on two; time of many tokens by that of one from memory;
- * MAC a cycle from the cache. Medians of seven. Cycles are those of the core's present clock, found
- * by a chain of additions that takes one each. */
+/* bench - speeds of products, in place, packed and as panels: bytes a cycle with one token from
+ * memory and from the second cache, on one thread and on two; time of many tokens by that of one
+ * from memory; MAC a cycle from the cache. Medians of seven. Cycles are those of the core's present
+ * clock, found by a chain of additions that takes one each. */
 #include "tests/kernels/check.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@
 #include "base/num.h"
 #include "kernels/pack.h"
 
-enum { RUNS = 7, CHUNK_ROWS = 64, N_IN = 2048 };
+enum { RUNS = 7, CHUNK_ROWS = 64, N_IN = 2048, TOKENS = 128 };
 #define DRAM_BYTES ((size_t)160 << 20)
 #define CACHE_BYTES ((size_t)192 << 10)
 
@@ -62,6 +62,7 @@ struct work {
 	size_t row_bytes, n_rows, n_tok, repeat;
 	const struct q16 *q;
 	const float *x;
+	const uint16_t *tiles;
 	float *y;
 	void *scratch;
 	pthread_barrier_t *start;
@@ -94,6 +95,7 @@ static void *worker(void *arg)
 				.q16 = w->q,
 				.x = w->x,
 				.ldx = N_IN,
+				.tiles = w->tiles,
 				.scratch = w->scratch,
 			});
 	}
@@ -106,6 +108,7 @@ static void *worker(void *arg)
  * busy machine does not stretch, in place of the clock on the wall. */
 static double measure(const struct work *proto, size_t n_threads, bool cpu)
 {
+	const size_t scratch = MAX(KERNELS_SCRATCH(N_IN), kernels_panel_scratch(N_IN));
 	double times[RUNS];
 
 	for (int run = -1; run < RUNS; run++) {
@@ -123,8 +126,8 @@ static double measure(const struct work *proto, size_t n_threads, bool cpu)
 			part[i].n_rows = rows;
 			part[i].w += i * rows * proto->row_bytes;
 			part[i].y += i * rows * proto->n_tok;
-			part[i].scratch = aligned_alloc(64, KERNELS_SCRATCH(N_IN));
-			memset(part[i].scratch, 0, KERNELS_SCRATCH(N_IN));
+			part[i].scratch = aligned_alloc(64, scratch);
+			memset(part[i].scratch, 0, scratch);
 			pthread_create(&thread[i], NULL, worker, &part[i]);
 		}
 		start = now(CLOCK_MONOTONIC);
@@ -167,22 +170,64 @@ static void fill_weights(struct work *w, int type, bool packed, char *mem)
 	free(rows);
 }
 
+static double cached_macs(struct work *w, double hz, double *ret_cycles)
+{
+	w->repeat = MAX(40 / w->n_tok, (size_t)1);
+	*ret_cycles = measure(w, 1, true) / (double)w->repeat * hz;
+	return (double)(w->n_rows * N_IN * w->n_tok) / *ret_cycles;
+}
+
+static void cut_to_cache(struct work *w)
+{
+	w->n_rows = MAX(CACHE_BYTES / w->row_bytes / 16 * 16, (size_t)16);
+}
+
+/* The prompt's product, expansion included: it is for many tokens. */
+static void bench_panel(const struct level_under_test *level, int type, bool packed, char *mem,
+                        float *y, double hz)
+{
+	static const size_t tokens[] = { 1, 16, 32, 128 };
+	struct work w = { .k = &level->k, .type = type, .w = mem, .y = y };
+	uint16_t *tiles = aligned_alloc(64, panel_in_bytes(N_IN, TOKENS));
+	float *x = calloc(N_IN, sizeof(*x));
+
+	for (size_t i = 0; i < N_IN; i++)
+		x[i] = rnd_float(-1.0f, 1.0f);
+	for (size_t t = 0; t < TOKENS; t++)
+		level->k.panel_in(tiles, x, N_IN, t);
+	w.mm = (packed ? level->k.panel_packed : level->k.panel)[type];
+	w.tiles = tiles;
+	fill_weights(&w, type, packed, mem);
+	cut_to_cache(&w);
+	printf("%-7s %-6s %-8s panel: MAC/cycle:", level->name, qtype_name((uint32_t)type),
+	       packed ? "packed" : "in place");
+	for (size_t i = 0; i < ARRAY_SIZE(tokens); i++) {
+		double cycles;
+
+		w.n_tok = tokens[i];
+		printf(" %zu:%.1f", tokens[i], cached_macs(&w, hz, &cycles));
+	}
+	putchar('\n');
+	free(x);
+	free(tiles);
+}
+
 static void bench_type(const struct level_under_test *level, int type, bool packed, char *mem,
                        float *y, double hz)
 {
-	static const size_t tokens[] = { 1, 2, 4, 8, 32, 128 };
+	static const size_t tokens[] = { 1, 2, 4, 8, 32, TOKENS };
 	struct work w = { .k = &level->k, .type = type, .w = mem };
-	float *x = calloc(128 * N_IN, sizeof(*x));
-	void *q_mem = aligned_alloc(64, q16_bytes(N_IN, 128));
+	float *x = calloc(TOKENS * N_IN, sizeof(*x));
+	void *q_mem = aligned_alloc(64, q16_bytes(N_IN, TOKENS));
 	double bytes, one[3] = { 0 }, read[3];
 	struct q16 q;
 
 	w.mm = (packed ? level->k.mm_packed : level->k.mm)[type];
 	fill_weights(&w, type, packed, mem);
-	for (size_t i = 0; i < 128 * N_IN; i++)
+	for (size_t i = 0; i < TOKENS * N_IN; i++)
 		x[i] = rnd_float(-1.0f, 1.0f);
-	q16_bind(&q, q_mem, N_IN, 128);
-	ref.actq(&q, x, N_IN, 0, 128);
+	q16_bind(&q, q_mem, N_IN, TOKENS);
+	ref.actq(&q, x, N_IN, 0, TOKENS);
 	w.q = &q;
 	w.x = x;
 	w.y = y;
@@ -204,17 +249,16 @@ static void bench_type(const struct level_under_test *level, int type, bool pack
 		w.n_tok = tokens[i];
 		printf("  %zu tokens: %.2fx", tokens[i], measure(&w, 2, false) / one[2]);
 	}
-	w.n_rows = MAX(CACHE_BYTES / w.row_bytes / 16 * 16, (size_t)16);
+	cut_to_cache(&w);
 	for (size_t i = 0; i < ARRAY_SIZE(tokens); i++) {
-		double t;
+		double cycles, macs;
 
 		w.n_tok = tokens[i];
-		w.repeat = MAX(40 / w.n_tok, (size_t)1);
-		t = measure(&w, 1, true) / (double)w.repeat * hz;
+		macs = cached_macs(&w, hz, &cycles);
 		if (i == 0)
 			printf("  cache: %.2f B/cycle; MAC/cycle:",
-			       (double)(w.n_rows * w.row_bytes) / t);
-		printf(" %zu:%.1f", tokens[i], (double)(w.n_rows * N_IN * w.n_tok) / t);
+			       (double)(w.n_rows * w.row_bytes) / cycles);
+		printf(" %zu:%.1f", tokens[i], macs);
 	}
 	putchar('\n');
 	free(x);
@@ -234,9 +278,13 @@ void bench_all(void)
 	for (size_t l = 0; l < n_levels; l++)
 		for (int type = 0; type < QTYPE_COUNT; type++) {
 			snprintf(name, sizeof(name), "mm_%s", qtype_name((uint32_t)type));
-			if (levels[l].k.mm[type] && wanted(name))
-				for (int packed = 0; packed < 2; packed++)
-					bench_type(&levels[l], type, packed, mem, y, hz);
+			if (!levels[l].k.mm[type] || !wanted(name))
+				continue;
+			for (int packed = 0; packed < 2; packed++) {
+				bench_type(&levels[l], type, packed, mem, y, hz);
+				if (levels[l].k.panel[type])
+					bench_panel(&levels[l], type, packed, mem, y, hz);
+			}
 		}
 	free(mem);
 	free(y);

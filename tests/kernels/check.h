@@ -6,15 +6,15 @@
 #include <stdint.h>
 #include "kernels/kernels.h"
 
-/* A level under test: the machine's own, or AVX-VNNI or AVX-512 run through SIMDe where the
- * machine lacks it. */
+/* A level under test: the machine's own, or AVX-VNNI, AVX-512 or AMX run through SIMDe (and a model
+ * of tiles) where the machine lacks it. */
 struct level_under_test {
 	const char *name;       /* "avx2", "avxvnni", "avx512", "avx512-emulated", ... */
 	struct kernels k;
 	bool slow;              /* emulated: fewer shapes */
 };
 extern struct kernels ref;              /* scalar */
-extern struct level_under_test levels[5];
+extern struct level_under_test levels[6];
 extern size_t n_levels;
 
 uint32_t rnd(void);
@@ -35,6 +35,7 @@ bool wanted(const char *name);
 
 void check_mm(void);
 void check_pack(void);
+void check_panel(void);
 void check_dequant(void);
 void check_elem(void);
 void check_attn(void);
@@ -48,4 +49,14 @@ void fill_row(void *row, enum qtype type, size_t n_in, int codes, int factor);
 void emulated_fill_avx512(struct kernels *k);
 /* AVX-VNNI over what AVX2 has filled. */
 void emulated_fill_vnni(struct kernels *k);
+/* The panel product over AVX-512 emulated, and the level's test of itself. */
+void emulated_fill_panel(struct kernels *k);
+const char *emulated_self_test(void);
+/* What the model of the tiles does wrong (tests/kernels/tiles.h). */
+enum tile_fault {
+	TILES_HOLD,
+	TILES_LOST,     /* zeros, when held for more than a millisecond */
+	TILES_WRONG,    /* the odd products are not added */
+};
+extern enum tile_fault tile_fault;
 #endif

@@ -14,7 +14,7 @@
 #include "base/num.h"
 
 struct kernels ref;
-struct level_under_test levels[5];
+struct level_under_test levels[6];
 size_t n_levels;
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
@@ -110,7 +110,7 @@ static void find_levels(bool bench)
 #ifdef __aarch64__
 	static const char *const names[] = { "neon" };
 #else
-	static const char *const names[] = { "avx2", "avxvnni", "avx512" };
+	static const char *const names[] = { "avx2", "avxvnni", "avx512", "amx" };
 #endif
 
 	if (kernels_init_level(&ref, "scalar") < 0)
@@ -161,6 +161,7 @@ int main(int argc, char **argv)
 	check_attn();
 	check_pack();
 	check_mm();
+	check_panel();
 	printf("%s: %u passed, %u failed, %u skipped (levels this machine lacks)\n",
 	       kernels_levels(), n_passed, n_failed, n_skipped);
 	return n_failed != 0 || n_passed == 0;

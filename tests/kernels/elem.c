@@ -349,6 +349,9 @@ void check_table(void)
 	check(kernels_init(&k, "avx3") == -EINVAL && kernels_init(&k, "scalar,") == -EINVAL,
 	      "mask: unknown words");
 	check(kernels_init_level(&k, "avx3") == -ENOENT, "level: unknown");
+	check(kernels_init(&k, "amx,scalar") == 0, "mask: a level of another machine");
+	check(!strstr(kernels_levels(), "amx") || *kernels_refused() == 0,
+	      "a level that is refused is not one that the machine has");
 	for (size_t l = 0; l <= n_levels; l++) {
 		const struct kernels *t = l < n_levels ? &levels[l].k : &ref;
 
@@ -357,6 +360,10 @@ void check_table(void)
 			              (t->mm[type] != NULL) == (t->dequant[type] != NULL) &&
 			              (t->mm[type] != NULL) == (t->mm_level[type] != NULL),
 			      "%s table: type %s", t->level, qtype_name((uint32_t)type));
+		for (int type = 0; type < QTYPE_COUNT; type++)
+			check((t->panel[type] != NULL) == (t->panel_in && t->mm[type]) &&
+			              (t->panel[type] != NULL) == (t->panel_packed[type] != NULL),
+			      "%s table: panel of type %s", t->level, qtype_name((uint32_t)type));
 	}
 	check(qtype_from_name("q4_k") == QTYPE_Q4_K && qtype_from_name("Q4") == -1, "type names");
 	check(!qtype_info(4) && !qtype_info(QTYPE_COUNT) && qtype_info(30), "type ids in use");

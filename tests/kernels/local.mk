@@ -5,16 +5,16 @@ EXTRA_DIST += tests/kernels/cross.sh
 checkkernels_SOURCES = \
 	tests/kernels/attn.c tests/kernels/bench.c tests/kernels/check.h tests/kernels/checkkernels.c \
 	tests/kernels/dequant.c tests/kernels/elem.c tests/kernels/golden-dequant.h tests/kernels/mm.c \
-	tests/kernels/pack.c
+	tests/kernels/pack.c tests/kernels/panel.c
 checkkernels_LDADD = libkernels.la -lm
 if ARCH_X86_64
 if HAVE_SIMDE
 checkkernels_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_TEST_EMULATE=1
 check_LTLIBRARIES += libemulated512.la
 libemulated512_la_SOURCES = \
-	tests/kernels/emulated.c tests/kernels/emulated-attn.c tests/kernels/emulated-elem.c \
+	tests/kernels/emulated.c tests/kernels/emulated-amx.c tests/kernels/emulated-attn.c tests/kernels/emulated-elem.c \
 	tests/kernels/emulated-float.c tests/kernels/emulated-mm.c tests/kernels/emulated-packed.c \
-	tests/kernels/emulated-vnni.c tests/kernels/simde512.h
+	tests/kernels/emulated-vnni.c tests/kernels/simde512.h tests/kernels/tiles.h
 libemulated512_la_CPPFLAGS = $(AM_CPPFLAGS) -DQLLM_TEST_EMULATE=1
 # No sanitizers, as in kernels/local.mk.
 libemulated512_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -mavx2 -mfma -mf16c -Wno-psabi

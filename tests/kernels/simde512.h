@@ -71,6 +71,31 @@ static inline __attribute__((unused)) __m256i emulated_cvtps_ph(__m512 v)
 		_mm256_castsi128_si256(_mm256_cvtps_ph(half[0], _MM_FROUND_TO_NEAREST_INT)),
 		_mm256_cvtps_ph(half[1], _MM_FROUND_TO_NEAREST_INT), 1);
 }
+
+static inline __attribute__((unused)) __m512i emulated_srai_epi32(__m512i v, int n)
+{
+	__m256i half[2];
+
+	__builtin_memcpy(half, &v, sizeof(half));
+	half[0] = _mm256_srai_epi32(half[0], n);
+	half[1] = _mm256_srai_epi32(half[1], n);
+	__builtin_memcpy(&v, half, sizeof(v));
+	return v;
+}
+
+static inline __attribute__((unused)) __m256i emulated_cvtepi32_epi16(__m512i v)
+{
+	uint32_t wide[16];
+	uint16_t narrow[16];
+	__m256i out;
+
+	__builtin_memcpy(wide, &v, sizeof(wide));
+	for (int i = 0; i < 16; i++)
+		narrow[i] = (uint16_t)wide[i];
+	__builtin_memcpy(&out, narrow, sizeof(out));
+	return out;
+}
+
 /* SIMDe spells these two out product by product, which costs a minute to compile: they are most of
  * what the matrix products consist of. Sums of four products of 8 bits fit in 32. */
 static __attribute__((unused, noinline)) __m256i emulated_dpbusd_256(__m256i sum, __m256i u,
@@ -103,6 +128,8 @@ static __attribute__((unused, noinline)) __m512i emulated_dpbusd_512(__m512i sum
 #define _mm256_dpbusd_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
 #define _mm256_dpbusd_avx_epi32(sum, u, s) emulated_dpbusd_256(sum, u, s)
 #define _mm512_dpbusd_epi32(sum, u, s) emulated_dpbusd_512(sum, u, s)
+#define _mm512_srai_epi32(v, n) emulated_srai_epi32(v, n)
+#define _mm512_cvtepi32_epi16(v) emulated_cvtepi32_epi16(v)
 #define _mm512_cvtepi32_ps(v) emulated_cvtepi32_ps(v)
 #define _mm512_cvtepi8_epi32(v) emulated_cvtepi8_epi32(v)
 #define _mm512_cvtepu16_epi32(v) emulated_cvtepu16_epi32(v)
