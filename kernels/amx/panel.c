@@ -96,10 +96,11 @@ INLINE void expand_unit(const enum qtype type, uint16_t *tile, const struct fact
 			            ? _mm512_mul_ps(f->m, signed_bytes512(f->f.mn[scale]))
 			            : f->m;
 		UNROLL for (size_t i = 4 * odd; i < 4 * odd + 4; i++) {
+			const int shift = bias_shift(type);
 			__m512i q = codes512(type, unit, i);
 
-			if (bias_shift(type) >= 0)
-				q = _mm512_sub_epi8(q, _mm512_set1_epi8((char)(1 << bias_shift(type))));
+			if (shift >= 0)
+				q = _mm512_sub_epi8(q, _mm512_set1_epi8((char)(1 << shift)));
 			_mm512_storeu_si512(tile + 2 * i * LINE,
 			                    pairs_bf16(value512(type, a, c, q, 0),
 			                               value512(type, a, c, q, 1)));
@@ -121,8 +122,10 @@ INLINE void expand_packed(const enum qtype type, uint16_t *tiles, const struct m
 		UNINIT struct factors512 f;
 
 		load_factors512(type, &f, group + r16_factor_at(type, i), body);
-		for (size_t sub = 0; sub < units; sub++, unit += r16_unit_bytes(type), tiles += TILE)
+		for (size_t sub = 0; sub < units; sub++, tiles += TILE) {
 			expand_unit(type, tiles, &f, unit, sub);
+			unit += r16_unit_bytes(type);
+		}
 	}
 }
 
@@ -318,7 +321,8 @@ static void product(const struct mm_args *m, expand_fn expand)
 }
 
 #define DEFINE_IN_PLACE(name, id) \
-	static void expand_rows_##name(uint16_t *tiles, const struct mm_args *m, size_t r, size_t n) \
+	static void expand_rows_##name(uint16_t *tiles, const struct mm_args *m, size_t r, \
+				       size_t n) \
 	{ \
 		expand_rows(QTYPE_##id, tiles, (const uint8_t *)m->w + r * m->row_bytes, \
 			    m->row_bytes, n, m->n_in); \
