@@ -13,7 +13,7 @@ static json_t *status_json(const struct qllm_status_result *s)
 {
 	return json_pack(
 		"{s:s, s:b, s:I, s:f, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, "
-		"s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I}",
+		"s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:s}",
 		"version", s->version, "ready", s->ready, "pid", (json_int_t)s->pid, "uptime_s",
 		s->uptime_s, "budget_bytes", (json_int_t)s->budget_bytes, "used_bytes",
 		(json_int_t)s->used_bytes, "free_bytes",
@@ -28,7 +28,7 @@ static json_t *status_json(const struct qllm_status_result *s)
 		"preemptions", (json_int_t)s->preemptions, "socket", s->socket,
 		"state_dir", s->state_dir, "cached_bytes", (json_int_t)s->cached_bytes,
 		"cached_tokens", (json_int_t)s->cached_tokens, "cache_hits",
-		(json_int_t)s->cache_hits);
+		(json_int_t)s->cache_hits, "kernels_refused", s->kernels_refused);
 }
 
 static void on_status(void *user, const struct qllm_event *ev)
@@ -97,6 +97,8 @@ static int run_status(struct ctl *c)
 	printf("threads  %lld of %lld: %s\n", number(j, "threads_active"), number(j, "threads"),
 	       text(j, "threads_why"));
 	printf("kernels  %s on %s\n", text(j, "kernels"), text(j, "cpu"));
+	if (*text(j, "kernels_refused"))
+		printf("         without %s\n", text(j, "kernels_refused"));
 	printf("tokens   %lld prompt, %lld generated since start; %lld found in earlier prompts\n",
 	       number(j, "prompt_tokens"), number(j, "decode_tokens"), number(j, "cached_tokens"));
 	json_decref(call.json);

@@ -216,7 +216,7 @@ static void cpu_name(char out[128])
 static void check_cpu(struct doctor *d)
 {
 	const char *level = status_text(d, "kernels"), *levels = status_text(d, "kernels_levels"),
-		   *last = strrchr(levels, ' ');
+		   *refused = status_text(d, "kernels_refused"), *last = strrchr(levels, ' ');
 	char name[128];
 
 	cpu_name(name);
@@ -236,6 +236,11 @@ static void check_cpu(struct doctor *d)
 		    "the daemon was started with QLLM_CPU, which is for tests: take it out of its "
 		    "environment",
 		    "%s, though this machine can run: %s", level, levels);
+	else if (*refused)
+		row(d, "kernels", WARN,
+		    "prompts take longer than they could; the host's hypervisor or kernel may be "
+		    "older than its processor",
+		    "%s; the processor has more, which is left off: %s", level, refused);
 	else
 		row(d, "kernels", OK, "", "%s (of: %s)", level, levels);
 }

@@ -143,6 +143,8 @@ struct qllm_status_result {
 	/* memory of earlier prompts, not in used_bytes; prompt tokens found there; by how many
 	 * requests */
 	uint64_t cached_bytes, cached_tokens, cache_hits;
+	/* a faster one that the processor has and the daemon leaves off, and why; "" for none */
+	const char *kernels_refused;
 };
 struct qllm_estimate_result {
 	uint64_t weights_bytes, kv_bytes, kv_bytes_per_token, activation_bytes, budget_bytes;

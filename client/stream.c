@@ -266,6 +266,7 @@ static void frame_status(struct qllm *q, struct call *call, const Qllm__StatusRe
 		.cpu = s->cpu ? s->cpu : "",
 		.kernels = s->kernels ? s->kernels : "",
 		.kernels_levels = s->kernels_levels ? s->kernels_levels : "",
+		.kernels_refused = s->kernels_refused ? s->kernels_refused : "",
 		.socket = s->socket ? s->socket : "",
 		.state_dir = s->state_dir ? s->state_dir : "",
 		.ready = s->ready,

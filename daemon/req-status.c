@@ -59,6 +59,7 @@ void req_status(struct call *c)
 	s.cpu = (char *)(uintptr_t)kernels_cpu_name();
 	s.kernels = (char *)(uintptr_t)d->kernels->level;
 	s.kernels_levels = (char *)(uintptr_t)kernels_levels();
+	s.kernels_refused = (char *)(uintptr_t)kernels_refused();
 	s.prompt_tokens = stats.prompt_tokens;
 	s.decode_tokens = stats.decode_tokens;
 	s.preemptions = stats.preemptions;
