@@ -509,7 +509,8 @@ int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, si
 		return r;
 	m.model = str(model);
 	m.tokens = &blob;
-	m.has_n_prompt = true;
+	m.has_exact = m.exact = n_prompt == QLLM_EXACT;
+	m.has_n_prompt = !m.exact;
 	m.n_prompt = n_prompt;
 	frame.body_case = QLLM__FRAME__BODY_LOGITS;
 	frame.logits = &m;

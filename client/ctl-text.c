@@ -226,6 +226,7 @@ static int run_logits(struct ctl *c)
 {
 	const char *path = ctl_text(c, "tokens", NULL), *out = ctl_text(c, "out", NULL);
 	struct ctl_ids ids = { 0 };
+	const char *way = ctl_text(c, "path", "prompt");
 	uint64_t n_prompt;
 	int code;
 
@@ -235,9 +236,10 @@ static int run_logits(struct ctl *c)
 		return ctl_fail(c, EXIT_USAGE, "logits takes --path or --prompt-tokens, not both");
 	code = read_ids(c, path, &ids);
 	if (code == EXIT_OK) {
-		n_prompt = strcmp(ctl_text(c, "path", "prompt"), "decode") == 0 ? 0 : ids.n;
-		n_prompt = ctl_count(c, "prompt-tokens", n_prompt);
-		if (n_prompt > ids.n)
+		n_prompt = ctl_count(c, "prompt-tokens", strcmp(way, "decode") == 0 ? 0 : ids.n);
+		if (strcmp(way, "exact") == 0)
+			code = logits_to(c, out, &ids, QLLM_EXACT);
+		else if (n_prompt > ids.n)
 			code = ctl_fail(c, EXIT_USAGE,
 			                "--prompt-tokens %llu is more than the %zu tokens of %s",
 			                (unsigned long long)n_prompt, ids.n, path);
@@ -325,7 +327,8 @@ static const struct ctl_opt logits_opts[] = {
 	{ "tokens", 0, CTL_TEXT, "FILE", "JSON list of token ids; - is stdin; no BOS is added" },
 	{ "out", 0, CTL_TEXT, "F.npy",
 	  "float32 array [tokens, vocabulary]; row t holds the logits after token t" },
-	{ "path", 0, CTL_CHOICE, "prompt|decode", "How all tokens are computed, default prompt" },
+	{ "path", 0, CTL_CHOICE, "prompt|decode|exact",
+	  "How all tokens are computed, default prompt; exact: as eval does" },
 	{ "prompt-tokens", 0, CTL_COUNT, "N",
 	  "The first N take the prompt path, the rest decode, as run does" },
 	{ 0 },

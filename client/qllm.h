@@ -361,7 +361,9 @@ struct qllm_generate_args {
 QLLM_API int64_t qllm_generate(struct qllm *q, const struct qllm_generate_args *args,
                                qllm_event_fn fn, void *user);
 /* ROW events for every token, then DONE. The first n_prompt tokens take the prompt path, the rest
- * decode. */
+ * decode. QLLM_EXACT: all of them with activations of 15 bits, as qllm_eval computes, where answers
+ * have 8 for the most part. */
+#define QLLM_EXACT UINT32_MAX
 QLLM_API int64_t qllm_logits(struct qllm *q, const char *model, const int32_t *tokens, size_t n,
                              uint32_t n_prompt, qllm_event_fn fn, void *user);
 struct qllm_eval_args {

@@ -160,6 +160,8 @@ static int submit(struct eval *ev, struct slot *s, struct model *m, uint32_t chu
 	r->client = p->client;
 	r->kv_max = p->kv_max;
 	r->batch_class = true;
+	/* what is measured is the weights and the KV cache */
+	r->exact = true;
 	r->no_cache = true;             /* a text that nobody goes on with, in place of many */
 	r->sink = p->ref ? rows_sink : score_sink;
 	r->user = s;

@@ -47,7 +47,8 @@ static int logits_run(struct call *c, struct err *err)
 	if (q->has_n_prompt && q->n_prompt > r->n_tokens)
 		return err_set(err, -EINVAL, "%u prompt tokens of a list of %u", q->n_prompt,
 		               r->n_tokens);
-	r->n_prompt = q->has_n_prompt ? q->n_prompt : r->n_tokens;
+	r->exact = q->exact;
+	r->n_prompt = q->has_n_prompt && !q->exact ? q->n_prompt : r->n_tokens;
 	if (row > stream_capacity(c->stream))
 		return err_set(
 			err, -EINVAL,

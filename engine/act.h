@@ -14,7 +14,7 @@ struct act_shape {
 enum { ACT_PAIRS = 64 << 10 };          /* floats */
 struct act_thread {                     /* scratch of one pool thread */
 	void *scratch;                  /* for mm */
-	/* [ACT_PAIRS]: products of prompt rows before both halves are added */
+	/* [ACT_PAIRS]: products of exact rows before both halves are added */
 	float *pairs;
 	/* states of block * group queries: the merged one and a segment's */
 	float *m[2], *l[2], *acc[2];

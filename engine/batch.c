@@ -111,7 +111,7 @@ static void number_q(struct batch *b)
 	b->q[0] = 0;
 	for (uint32_t i = 0; i < b->n_slices; i++)
 		for (uint32_t j = 0; j < b->slices[i].n; j++, row++)
-			b->q[row + 1] = b->q[row] + (b->slices[i].s->path == PATH_PROMPT ? 2 : 1);
+			b->q[row + 1] = b->q[row] + (b->slices[i].s->path == PATH_EXACT ? 2 : 1);
 }
 
 static void lay_out(struct batch *b)

@@ -42,7 +42,7 @@ struct attn_tasks {
 struct batch {
 	struct batch_slice *slices;
 	uint32_t *pos, *token;          /* one a row */
-	/* [n_rows + 1]: first row of each in struct q16; a prompt row has two there */
+	/* [n_rows + 1]: first row of each in struct q16; an exact row has two there */
 	uint32_t *q;
 	uint32_t n_slices, n_rows;
 	uint32_t max_rows, max_parts;

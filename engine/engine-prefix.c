@@ -1,9 +1,9 @@
 /* engine-prefix - requests and the tree of their lane's pages: what they take from it, what they
  * leave in it, who computes a page that several need, who pays for one that several use.
  *
- * Only full pages of the prompt path are shared, and a sequence computes from n_done on, which is
- * past all of them: so a shared page is never written, and the rest of a prompt that ends inside a
- * page is computed anew.
+ * Only full pages of PATH_PROMPT are shared, and a sequence computes from n_done on, which is past
+ * all of them: so a shared page is never written, and the end of a prompt, which takes another
+ * path, is computed anew.
  * Invariants:
  * 1. prefix_depth(node) * KV_PAGE <= n_done; the table begins with the pages of the nodes on the
  *    way to node.
@@ -155,7 +155,7 @@ void engine_keep(struct request_state *s)
 		const int32_t *tokens = page_tokens(s, page);
 		struct prefix_node *child;
 
-		if ((page + 1) * KV_PAGE > MIN(s->n_done, s->n_path))
+		if ((page + 1) * KV_PAGE > MIN(s->n_done, s->n_fast))
 			return;
 		child = prefix_find(tree, s->node, tokens);
 		if (child)
@@ -179,7 +179,7 @@ struct request_state *engine_lead(const struct lane *l, struct request_state *s)
 	list_for(&l->seqs, it) {
 		struct request_state *o = link_seq(it);
 
-		if (o == s || o->node != s->node || o->n_done >= end || end > o->n_path ||
+		if (o == s || o->node != s->node || o->n_done >= end || end > o->n_fast ||
 		    (o->closed && o->grant == 0) ||
 		    memcmp(page_tokens(o, page), page_tokens(s, page), KV_PAGE * sizeof(int32_t)))
 			continue;

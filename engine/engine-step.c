@@ -362,7 +362,7 @@ static void build_slices(struct engine *e, const struct step *st)
 			.tokens = s->r->tokens + s->n_done,
 			.n = s->grant,
 			.pos0 = s->n_done,
-			.path = s->n_done < s->n_path ? PATH_PROMPT : PATH_DECODE,
+			.path = seq_path(s),
 			.n_logits = seq_logits(s, s->grant),
 			.cancel = &s->r->cancel,
 		};

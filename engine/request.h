@@ -43,6 +43,7 @@ struct request {                        /* request_new zeroes; fill, then engine
 	/* KV pages of its prompt are of use to requests of other uids that have this set too, and
 	 * theirs to it; else only those of one uid share. no_cache: neither take nor leave any. */
 	bool share, no_cache;
+	bool exact;                     /* all of the prompt takes PATH_EXACT (exec.h) */
 	struct sink sink;
 	void *user;                     /* for sink */
 	atomic_bool cancel;             /* set by anyone; engine_wake afterwards */

@@ -3,7 +3,7 @@
  * Invariants:
  * 1. n_done <= n_tokens; a row of logits is used once (n_rows), however often its token is
  *    computed.
- * 2. A slice never crosses from prompt tokens to generated ones, nor from rows already used to new
+ * 2. A slice never crosses from one path to another, nor from rows already used to new
  *    ones on the decode path: which path computes a token depends on its index alone.
  * 3. sink.room is asked before a row is computed, so using it never has to wait. */
 #include "engine/seq.h"
@@ -17,6 +17,7 @@ enum {
 	/* text of one token, held text before it, and the record */
 	ROOM_TOKEN = TOK_PIECE_MAX + STOP_LEN_MAX + 64,
 	ROOM_ROW = 64,                                  /* a row's record without its floats */
+	TAIL_LEAST = 16,                                /* prompt tokens on PATH_EXACT */
 };
 
 double seq_now(void)
@@ -39,6 +40,8 @@ int seq_new(struct request_state **ret, struct request *r, uint32_t max_out)
 	s->t_submit = seq_now();
 	s->n_tokens = s->cap = r->n_tokens;
 	s->n_path = r->kind == REQUEST_LOGITS ? r->n_prompt : r->n_tokens;
+	if (!r->exact && s->n_path > TAIL_LEAST)
+		s->n_fast = (s->n_path - TAIL_LEAST) / KV_PAGE * KV_PAGE;
 	s->max_out = max_out;
 	if (r->kind == REQUEST_GENERATE) {
 		e = sampler_new(&s->sampler, &r->sampling, r->model->hp.n_vocab);
@@ -101,6 +104,13 @@ uint32_t seq_most(const struct request_state *s)
 	return seq_total(s) + (s->r->kind == REQUEST_GENERATE ? s->max_out - s->n_out : 0);
 }
 
+enum exec_path seq_path(const struct request_state *s)
+{
+	if (s->n_done < s->n_fast)
+		return PATH_PROMPT;
+	return s->n_done < s->n_path ? PATH_EXACT : PATH_DECODE;
+}
+
 bool seq_is_decode(const struct request_state *s)
 {
 	if (s->n_done < s->n_path || s->r->kind == REQUEST_SCORE)
@@ -113,7 +123,7 @@ uint32_t seq_border(const struct request_state *s)
 	uint32_t total = seq_total(s);
 
 	if (s->n_done < s->n_path)
-		return MIN(s->n_path, total);
+		return MIN(s->n_done < s->n_fast ? s->n_fast : s->n_path, total);
 	if (seq_is_decode(s))
 		return s->n_done + 1;
 	/* Preempted: the decode part again, in one slice as far as its rows were used. */
@@ -145,7 +155,7 @@ uint32_t seq_logits(const struct request_state *s, uint32_t n)
 
 uint32_t seq_reusable(const struct request_state *s)
 {
-	return MIN(s->n_path, first_row(s));
+	return MIN(s->n_fast, first_row(s));
 }
 
 size_t seq_room(const struct request_state *s, uint32_t n_logits)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """KL divergence of qllmd's logits to the float32 oracle of the dequantized weights.
 
-usage: kl.py QLLMCTL SOCKET MODEL_NAME MODEL.gguf TEXT_FILE [--path decode|prompt|both] [--chunks 20] [--limit X]
+usage: kl.py QLLMCTL SOCKET MODEL_NAME MODEL.gguf TEXT_FILE [--path decode|prompt|exact|all] [--chunks 20] [--limit X]
 Takes consecutive 512-token chunks of the text (BOS where the vocabulary adds it), prints the mean of
 KL(oracle || qllmd) over all positions, its 99th percentile and the top-1 agreement. Exit 1 above --limit.
 Needs numpy and gguf.
@@ -35,7 +35,7 @@ def main():
     ap = argparse.ArgumentParser()
     for a in ("qllmctl", "socket", "name", "model", "text"):
         ap.add_argument(a)
-    ap.add_argument("--path", default="both")
+    ap.add_argument("--path", default="all")
     ap.add_argument("--chunks", type=int, default=20)
     ap.add_argument("--limit", type=float, default=float("inf"))
     args = ap.parse_args()
@@ -44,7 +44,7 @@ def main():
         text = f.read(12 * 512 * args.chunks)
     out = subprocess.run(base + ["tokenize", args.name, "-", "--json"], input=text, stdout=subprocess.PIPE, check=True).stdout
     ids = json.loads(out)["tokens"]
-    paths = ["decode", "prompt"] if args.path == "both" else [args.path]
+    paths = ["decode", "prompt", "exact"] if args.path == "all" else [args.path]
     oracle = Oracle(args.model)
     kl = {p: [] for p in paths}
     top = {p: [] for p in paths}

@@ -25,8 +25,8 @@ def found(usage):
 
 
 def most(usage):
-    """All full pages but the last token, whose row is needed."""
-    return (usage["prompt_tokens"] - 1) // 32 * 32
+    """All full pages before the last 16 tokens, which take another path."""
+    return (usage["prompt_tokens"] - 16) // 32 * 32
 
 
 def computed(d):

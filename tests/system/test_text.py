@@ -87,7 +87,7 @@ def test_greedy_is_what_logits_imply():
     """run --raw --temp 0 gives exactly the tokens that the logits of its own path put first."""
     d = shared()
     with tempfile.TemporaryDirectory() as t:
-        for prompt in ("The quick brown fox", "def fibonacci(n):\n"):
+        for prompt in ("The quick brown fox jumps over the lazy dog. " * 12, "def fibonacci(n):\n"):
             ids = d.json("tokenize", "smollm2", prompt)["tokens"]
             made = d.json("run", "smollm2", "--raw", prompt, "--temp", "0", "-n", "24", "--ignore-eos")["tokens"]
             with open(t + "/ids", "w") as f:
@@ -98,10 +98,13 @@ def test_greedy_is_what_logits_imply():
             assert [rows, cols] == shape and rows == len(ids) + len(made), shape
             implied = [argmax(data, len(ids) - 1 + i, cols) for i in range(len(made))]
             assert implied == made, (implied, made)
-        # both pure paths, and the errors
-        for path in ("prompt", "decode"):
+        # the pure paths, and the errors; so short a prompt is exact as a whole
+        pure = {}
+        for path in ("prompt", "decode", "exact"):
             expect(d.ctl("logits", "smollm2", "--tokens", t + "/ids", "--out", t + "/p.npy", "--path", path), OK)
-            assert read_npy(t + "/p.npy")[0] == rows
+            pure[path] = read_npy(t + "/p.npy")
+            assert pure[path][0] == rows
+        assert pure["prompt"] == pure["exact"] != pure["decode"]
         assert sorted(os.listdir(t)) == ["ids", "o.npy", "p.npy"], "something partial was left behind"
         for bad in ("[999999999]", "[-1]", "[]", "{", "[1,"):
             r = expect(d.ctl("logits", "smollm2", "--tokens", "-", "--out", t + "/q.npy", stdin=bad.encode()), BAD)

@@ -199,6 +199,12 @@ static inline uint64_t budget_of(struct model *m, uint32_t chunk, uint32_t max_s
 	return st.bytes + fp.kv_page * n_pages;
 }
 
+/* Tokens of a prompt of n that others may have from it, and it from others. */
+static inline uint32_t shareable(uint32_t n)
+{
+	return n < 16 ? 0 : (n - 16) / KV_PAGE * KV_PAGE;
+}
+
 static inline void prompt_fill(int32_t *t, uint32_t n, uint32_t seed)
 {
 	for (uint32_t i = 0; i < n; i++) {

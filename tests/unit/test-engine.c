@@ -46,9 +46,9 @@ static void test_one(void **state)
 	assert_memory_equal(k->id, j->id, 50 * sizeof(*k->id));
 	engine_stats(e, &st);
 	assert_true(st.threads == 2 && st.threads_active >= 1 && st.threads_why[0]);
-	assert_int_equal(k->result.cached_tokens, 96);
-	assert_true(st.prompt_tokens == 104 && st.decode_tokens == 49 + 411);
-	assert_true(st.cached_tokens == 96 && st.cache_hits == 1);
+	assert_int_equal(k->result.cached_tokens, 64);
+	assert_true(st.prompt_tokens == 136 && st.decode_tokens == 49 + 411);
+	assert_true(st.cached_tokens == 64 && st.cache_hits == 1);
 	assert_true(st.budget > 0 && st.used > 0 && st.used <= st.budget);
 	engine_free(e);
 	model_unref(m);

@@ -373,12 +373,11 @@ static void test_reference_f32(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
-		for (int path = PATH_DECODE; path <= PATH_PROMPT; path++)
+		for (int path = PATH_DECODE; path <= PATH_EXACT; path++)
 			check_reference(&families[i], N_TOKENS, (enum exec_path)path, 1e-4);
 }
 
-/* Decode path: activations in 8 bits. Prompt path: about 15, so little but the order of sums is
- * left. */
+/* Activations in 8 bits, and in about 15, so that little but the order of sums is left. */
 static void test_reference_quantized(void **state)
 {
 	static const uint32_t types[] = { QTYPE_Q8_0, QTYPE_Q4_1, QTYPE_Q5_0,
@@ -396,7 +395,8 @@ static void test_reference_quantized(void **state)
 			t.n_head = t.n_head == 6 ? 8 : 4;
 			t.n_layer = 2;
 			check_reference(&t, 40, PATH_DECODE, 0.05);
-			check_reference(&t, 40, PATH_PROMPT, 5e-4);
+			check_reference(&t, 40, PATH_PROMPT, 0.05);
+			check_reference(&t, 40, PATH_EXACT, 5e-4);
 		}
 }
 
@@ -439,6 +439,7 @@ static void test_chunks_and_threads_change_no_bit(void **state)
 		t.type = QTYPE_Q8_0;
 		check_same_bits(&t, PATH_DECODE);
 		check_same_bits(&t, PATH_PROMPT);
+		check_same_bits(&t, PATH_EXACT);
 	}
 }
 
@@ -512,7 +513,7 @@ static void check_packed(const struct ggufgen_tiny *t)
 		run_open(&r, m, &kernels, 2);
 		for (size_t i = 0; i < 3; i++) {
 			logits[packed][i] = malloc(n_out * sizeof(float));
-			r.path = i == 2 ? PATH_PROMPT : PATH_DECODE;
+			r.path = i == 2 ? PATH_EXACT : PATH_DECODE;
 			run_chunks(&r, tokens, N_TOKENS, i == 0 ? 1 : 40, logits[packed][i]);
 		}
 		run_close(&r);
@@ -594,7 +595,7 @@ static void crowd_last_step(struct run *r, const struct crowd *c, const uint32_t
 			                    .tokens = c->tokens[i] + pre.n,
 			                    .n = n[i],
 			                    .pos0 = pre.n,
-			                    .path = n[i] > 1 ? PATH_PROMPT : PATH_DECODE,
+			                    .path = n[i] > 1 ? PATH_EXACT : PATH_DECODE,
 			                    .n_logits = 1 };
 	}
 }

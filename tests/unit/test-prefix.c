@@ -243,9 +243,9 @@ static void hot_is_cold(enum kv_type type)
 		uint32_t n = lengths[i], had = i > 0 ? lengths[i - 1] : 0;
 		struct job *want = plain(one, m, t, n);
 
-		had = MIN(had, n - 1) / KV_PAGE * KV_PAGE;
+		had = MIN(shareable(had), shareable(n));
 		expect(two, want, ask(m, t, n, 0), had);
-		expect(two, want, ask(m, t, n, 0), (n - 1) / KV_PAGE * KV_PAGE);
+		expect(two, want, ask(m, t, n, 0), shareable(n));
 		expect(one, want, ask(m, t, n, 0), had);
 		job_free(want);
 	}
@@ -255,11 +255,11 @@ static void hot_is_cold(enum kv_type type)
 		memcpy(u, t, sizeof(u));
 		u[at] = (u[at] + 1) % (int32_t)GGUFGEN_TINY_VOCAB;
 		want = plain(one, m, u, 200);
-		expect(two, want, ask(m, u, 200, 0), at / KV_PAGE * KV_PAGE);
-		expect(one, want, ask(m, u, 200, 0), at / KV_PAGE * KV_PAGE);
+		expect(two, want, ask(m, u, 200, 0), MIN(at / KV_PAGE * KV_PAGE, shareable(200)));
+		expect(one, want, ask(m, u, 200, 0), MIN(at / KV_PAGE * KV_PAGE, shareable(200)));
 		job_free(want);
 		want = plain(two, m, t, 200);
-		expect(two, want, ask(m, t, 200, 0), 192);
+		expect(two, want, ask(m, t, 200, 0), shareable(200));
 		job_free(want);
 	}
 	engine_free(one);
@@ -283,11 +283,11 @@ static void test_answers_are_not_prompts(void **state)
 	int32_t t[200];
 
 	(void)state;
-	prompt_fill(t, 40, 6);
-	first = ask(m, t, 40, 0);
-	first->r->max_tokens = 120;
+	prompt_fill(t, 60, 6);
+	first = ask(m, t, 60, 0);
+	first->r->max_tokens = 100;
 	run(e, first);
-	memcpy(t + 40, first->id, 120 * sizeof(*t));
+	memcpy(t + 60, first->id, 100 * sizeof(*t));
 	want = plain(e, m, t, 160);
 	expect(e, want, ask(m, t, 160, 0), 32);
 	expect(e, want, ask(m, t, 160, 0), 128);
@@ -343,12 +343,12 @@ static void test_uids_share_nothing_unless_told(void **state)
 	want = plain(e, m, t, 100);
 	expect(e, want, ask(m, t, 100, 1), 0);          /* the plain one left nothing */
 	expect(e, want, ask(m, t, 100, 2), 0);
-	expect(e, want, ask(m, t, 100, 1), 96);
-	expect(e, want, ask(m, t, 100, 2), 96);
+	expect(e, want, ask(m, t, 100, 1), 64);
+	expect(e, want, ask(m, t, 100, 2), 64);
 	for (uint32_t i = 0; i < 3; i++) {
 		j = ask(m, t, 100, 3 + i);
 		j->r->share = true;
-		expect(e, want, j, i > 0 ? 96 : 0);
+		expect(e, want, j, i > 0 ? 64 : 0);
 	}
 	expect(e, want, ask(m, t, 100, 3), 0);          /* now it does not share */
 	job_free(want);
@@ -431,17 +431,17 @@ static void test_eviction(void **state)
 	struct engine_model_stats ms;
 	struct engine_stats st;
 	struct job *want[6];
-	int32_t t[6][130];
+	int32_t t[6][144];
 
 	(void)state;
 	for (uint32_t i = 0; i < 6; i++) {
-		prompt_fill(t[i], 130, i);
-		want[i] = plain(wide, m, t[i], 130);
+		prompt_fill(t[i], 144, i);
+		want[i] = plain(wide, m, t[i], 144);
 	}
 	for (uint32_t round = 0; round < 2; round++)
 		for (uint32_t i = 0; i < 6; i++) {
-			expect(tight, want[i], ask(m, t[i], 130, i % 2), 0);
-			expect(tight, want[i], ask(m, t[i], 130, i % 2), 128);
+			expect(tight, want[i], ask(m, t[i], 144, i % 2), 0);
+			expect(tight, want[i], ask(m, t[i], 144, i % 2), 128);
 			ms = pages(tight, m);
 			assert_int_equal(ms.kv_pages, 0);
 			assert_int_equal(ms.kv_cached, round == 0 && i < 2 ? 4 * (i + 1) : 10);
@@ -455,13 +455,13 @@ static void test_eviction(void **state)
 		job_free(want[i]);
 	/* Company that does not fit: preempted ones find their prompts again, or compute them. */
 	for (uint32_t i = 0; i < 6; i++) {
-		struct job *a = ask(m, t[i], 130, i % 2), *b = ask(m, t[(i + 1) % 6], 100, 0);
+		struct job *a = ask(m, t[i], 144, i % 2), *b = ask(m, t[(i + 1) % 6], 100, 0);
 		struct job *want_a, *want_b;
 
 		a->r->max_tokens = b->r->max_tokens = 150;
 		submit(tight, a);
 		submit(tight, b);
-		want_a = ask(m, t[i], 130, 0);
+		want_a = ask(m, t[i], 144, 0);
 		want_b = ask(m, t[(i + 1) % 6], 100, 0);
 		want_a->r->max_tokens = want_b->r->max_tokens = 150;
 		want_a->r->no_cache = want_b->r->no_cache = true;
@@ -496,18 +496,18 @@ static void test_charges(void **state)
 	struct sched_use use[2 * N];
 	struct job *j[2 * N];
 	uint64_t bytes[2] = { 0 };
-	int32_t t[100];
+	int32_t t[112];
 
 	(void)state;
 	model_footprint(&m->hp, 0, 1, 1, KV_F16, &fp);
-	prompt_fill(t, 100, 8);
-	j[0] = ask(m, t, 100, 1);
+	prompt_fill(t, 112, 8);
+	j[0] = ask(m, t, 112, 1);
 	run(e, j[0]);
 	job_free(j[0]);
 	for (uint32_t i = 0; i < N; i++) {
-		j[i] = ask(m, t, 100, 1);
+		j[i] = ask(m, t, 112, 1);
 		j[i]->r->kv_max = 9 * fp.kv_page;
-		j[i]->r->max_tokens = 20;
+		j[i]->r->max_tokens = 16;
 		j[i]->r->client = i;
 		j[i]->credit = 1;               /* then it is parked, with its pages */
 		submit(e, j[i]);
@@ -534,7 +534,7 @@ static void test_charges(void **state)
 	}
 	/* Where uids share, each pays for what it uses. */
 	for (uint32_t i = 0; i < N; i++) {
-		j[i] = ask(m, t, 100, 1 + i % 2);
+		j[i] = ask(m, t, 112, 1 + i % 2);
 		j[i]->r->share = true;
 		j[i]->r->client = i;
 		j[i]->credit = 1;
@@ -563,15 +563,15 @@ static void test_every_allocation_may_fail(void **state)
 {
 	struct model *m = load(1, 512, NULL);
 	struct engine *e = engine_with((uint64_t)1 << 30, 64, 4);
-	int32_t t[130];
+	int32_t t[144];
 	struct job *want, *again;
 	uint32_t found = 0, ended_badly = 0;
 	uint64_t nth;
 
 	(void)state;
-	prompt_fill(t, 130, 3);
-	want = plain(e, m, t, 130);
-	again = ask(m, t, 70, 0);
+	prompt_fill(t, 144, 3);
+	want = plain(e, m, t, 144);
+	again = ask(m, t, 80, 0);
 	run(e, again);
 	job_free(again);
 	for (nth = 0; nth < 2000; nth++) {
@@ -581,8 +581,8 @@ static void test_every_allocation_may_fail(void **state)
 
 		t[100] = (t[100] + 1) % (int32_t)GGUFGEN_TINY_VOCAB;
 		job_free(want);
-		want = plain(e, m, t, 130);
-		j = ask(m, t, 130, 0);
+		want = plain(e, m, t, 144);
+		j = ask(m, t, 144, 0);
 		mem_fault_arm(nth, false);
 		if (engine_submit(e, j->r, NULL) == 0)
 			wait_done(j);
@@ -595,7 +595,7 @@ static void test_every_allocation_may_fail(void **state)
 		} else {
 			assert_same(want, j);
 			found += fired && j->result.cached_tokens >= 64;
-			expect(e, want, ask(m, t, 130, 0), 128);
+			expect(e, want, ask(m, t, 144, 0), 128);
 		}
 		job_free(j);
 		if (!fired)
@@ -615,13 +615,13 @@ static void test_unloading_drops_pages(void **state)
 	struct engine_model_stats ms;
 	struct engine_stats st;
 	struct job *want;
-	int32_t t[100];
+	int32_t t[112];
 
 	(void)state;
-	prompt_fill(t, 100, 3);
-	want = plain(e, a, t, 100);
-	expect(e, want, ask(a, t, 100, 0), 0);
-	expect(e, want, ask(a, t, 100, 0), 96);
+	prompt_fill(t, 112, 3);
+	want = plain(e, a, t, 112);
+	expect(e, want, ask(a, t, 112, 0), 0);
+	expect(e, want, ask(a, t, 112, 0), 96);
 	assert_int_equal(pages(e, a).kv_cached, 3);
 	assert_int_equal(engine_forget(e, a), 0);
 	pages(e, b);
@@ -630,11 +630,11 @@ static void test_unloading_drops_pages(void **state)
 	assert_int_equal(ms.kv_cached, 0);
 	assert_int_equal(st.cached, 0);
 	assert_int_equal(a->refs, 1);
-	expect(e, want, ask(a, t, 100, 0), 0);
+	expect(e, want, ask(a, t, 112, 0), 0);
 	job_free(want);
 	/* one model's pages are no other's */
-	want = plain(e, b, t, 100);
-	expect(e, want, ask(b, t, 100, 0), 0);
+	want = plain(e, b, t, 112);
+	expect(e, want, ask(b, t, 112, 0), 0);
 	job_free(want);
 	engine_free(e);
 	model_unref(a);

@@ -79,8 +79,8 @@ static void same_bytes(enum kv_type type)
 		uint32_t n = lengths[i], had = i > 0 ? lengths[i - 1] : 0;
 		struct job *want = plain(wide, m, t, n, 150);
 
-		expect(narrow, want, ask(m, t, n, 150), MIN(had, n - 1) / KV_PAGE * KV_PAGE);
-		expect(narrow, want, ask(m, t, n, 150), (n - 1) / KV_PAGE * KV_PAGE);
+		expect(narrow, want, ask(m, t, n, 150), MIN(shareable(had), shareable(n)));
+		expect(narrow, want, ask(m, t, n, 150), shareable(n));
 		job_free(want);
 	}
 	for (uint32_t at = 50; at < 900; at += 240) {
