@@ -27,7 +27,8 @@ static int thread_init(struct act *a, struct act_thread *t, const struct hparams
                        const struct act_shape *s)
 {
 	size_t n_q = (size_t)s->block * (hp->n_head / hp->n_head_kv);
-	int r = buf(a, &t->scratch, KERNELS_SCRATCH(s->max_in), 1, 1);
+	size_t panels = s->panels ? kernels_panel_scratch(s->max_in) : 0;
+	int r = buf(a, &t->scratch, MAX(KERNELS_SCRATCH(s->max_in), panels), 1, 1);
 
 	if (r == 0)
 		r = buf(a, &t->pairs, ACT_PAIRS, 1, sizeof(float));
@@ -78,6 +79,8 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 	if (r == 0)
 		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows),
 		        1, 1);
+	if (r == 0 && s->panels)
+		r = buf(a, &a->tiles, panel_in_bytes(s->max_in, s->max_rows), 1, 1);
 	a->stage_tile = kv_tile_bytes(KV_KV8, hp->head_dim);
 	if (r == 0)
 		r = buf(a, &a->stage, s->max_rows / KV_PAGE + 1, a->stage_tile, hp->n_head_kv);
@@ -124,6 +127,7 @@ void act_deinit(struct act *a)
 	mem_free(a->part_l);
 	mem_free(a->part_acc);
 	mem_free(a->q16_mem);
+	mem_free(a->tiles);
 	mem_free(a->stage);
 	*a = (struct act){ 0 };
 }

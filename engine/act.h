@@ -10,6 +10,7 @@ struct act_shape {
 	/* tokens of an attention task; partial states of split tokens */
 	uint32_t block, max_parts;
 	size_t max_in;                  /* widest input of a matrix */
+	bool panels;                    /* the kernels have panel products */
 };
 enum { ACT_PAIRS = 64 << 10 };          /* floats */
 struct act_thread {                     /* scratch of one pool thread */
@@ -34,6 +35,8 @@ struct act {
 	float *part_m, *part_l;         /* [part][n_head] */
 	float *part_acc;                /* [part][n_att] */
 	void *q16_mem;
+	/* inputs of panel products, a row at its place (kernels.h); NULL where there are none */
+	uint16_t *tiles;
 	/* KV8 tiles of one layer, [page of a slice][kv head]: pages that a step fills, but for the
 	 * last two of each slice */
 	char *stage;

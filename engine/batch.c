@@ -104,6 +104,13 @@ static void make_tasks(struct batch *b, bool windowed)
 	}
 }
 
+static uint32_t q_rows(const struct batch *b, enum exec_path path)
+{
+	if (path == PATH_EXACT)
+		return 2;
+	return path == PATH_PROMPT && b->panels ? 0 : 1;
+}
+
 static void number_q(struct batch *b)
 {
 	uint32_t row = 0;
@@ -111,7 +118,10 @@ static void number_q(struct batch *b)
 	b->q[0] = 0;
 	for (uint32_t i = 0; i < b->n_slices; i++)
 		for (uint32_t j = 0; j < b->slices[i].n; j++, row++)
-			b->q[row + 1] = b->q[row] + (b->slices[i].s->path == PATH_EXACT ? 2 : 1);
+			b->q[row + 1] = b->q[row] + q_rows(b, b->slices[i].s->path);
+	b->n_panel = 0;
+	for (uint32_t i = 0; i < row; i++)
+		b->n_panel += b->q[i + 1] == b->q[i];
 }
 
 static void lay_out(struct batch *b)

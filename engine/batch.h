@@ -42,8 +42,11 @@ struct attn_tasks {
 struct batch {
 	struct batch_slice *slices;
 	uint32_t *pos, *token;          /* one a row */
-	/* [n_rows + 1]: first row of each in struct q16; an exact row has two there */
+	/* [n_rows + 1]: first row of each in struct q16; an exact row has two there, a prompt row
+	 * none where it takes panel products */
 	uint32_t *q;
+	bool panels;                    /* prompt rows take panel products */
+	uint32_t n_panel;               /* rows that do in this step */
 	uint32_t n_slices, n_rows;
 	uint32_t max_rows, max_parts;
 	uint32_t window, block;         /* of windowed layers; tokens of an attention task */

@@ -61,10 +61,12 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 		/* One token over the whole context can be split. */
 		.max_parts = hp->n_ctx_train / SEG_POSITIONS + 1,
 		.max_in = x->plan->max_in,
+		.panels = k->panel_in != NULL,
 	};
 	r = batch_init(&x->batch, max_rows, shape.max_parts, hp->window, shape.block);
 	if (r < 0)
 		return r;
+	x->batch.panels = shape.panels;
 	r = act_init(&x->act, hp, &shape);
 	if (r < 0)
 		return r;

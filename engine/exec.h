@@ -17,7 +17,8 @@ struct exec;
  * its batch. DECODE and PROMPT: int8 per 16 (kernels.h), the same bits. EXACT: a pair of such rows,
  * about 15 bits, for twice the arithmetic; mean KL to the f32 model 4e-7 where the others have
  * 1.5e-3 (SmolLM2, tests/golden/kl.py): for the last tokens of a prompt (seq.h) and for those who
- * measure a model. */
+ * measure a model. Where the kernels have panel products (kernels.h), PROMPT takes these instead,
+ * with weights of all types: bits of its own. */
 enum exec_path { PATH_DECODE, PATH_PROMPT, PATH_EXACT };
 struct exec_slice {                     /* consecutive tokens of one sequence */
 	struct kv_seq *kv;              /* room for pos0 + n positions was reserved */

@@ -183,8 +183,8 @@ static void attn_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uin
 	for (size_t r = r0; r < r1 && tasks->any_split; r++)
 		if (tasks->split[r].n > 0)
 			merge_parts(x, &tasks->split[r], r);
-	if (op->quantize)
-		op_quantize(x, x->act.att, x->act.n_att, r0, r1);
+	if (op_quantizes(x, op))
+		op_quantize(x, op, x->act.att, x->act.n_att, r0, r1);
 }
 
 void op_attn(struct exec *x, const struct plan_op *op)
@@ -192,8 +192,8 @@ void op_attn(struct exec *x, const struct plan_op *op)
 	const struct attn_tasks *tasks = &x->batch.tasks[op->windowed];
 
 	op_phase(x, op, attn_chunk, tasks->n * x->m->hp.n_head_kv);
-	if (op->quantize)
+	if (op_quantizes(x, op))
 		op_bind(x, x->act.n_att);
-	if (op->quantize || tasks->any_split)
+	if (op_quantizes(x, op) || tasks->any_split)
 		op_rows(x, op, attn_rows, x->act.n_att);
 }

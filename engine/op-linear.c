@@ -66,10 +66,34 @@ static void matmul_pairs(const struct exec *x, mm_fn product, struct mm_args *a,
 	}
 }
 
-/* Runs of rows that take the same path. */
-static void matmul_q16(const struct exec *x, mm_fn product, struct mm_args *a, float *y,
-                       float *pairs)
+static void matmul_floats(mm_fn product, struct mm_args *a, const float *in, size_t t, size_t n,
+                          float *y)
 {
+	a->x = in + t * a->ldx;
+	a->y = y + t * a->ldy;
+	a->n_tok = n;
+	product(a);
+}
+
+/* Prompt rows where there are panels, for weights of all types: all tokens pass what is expanded
+ * once. */
+static void matmul_panels(const struct exec *x, const struct plan_mat *mat, struct mm_args *a,
+                          size_t t, size_t n, float *y)
+{
+	size_t block = t / PANEL_TOKENS * PANEL_TOKENS;
+
+	a->tiles = x->act.tiles + panel_in_bytes(a->n_in, block) / sizeof(*a->tiles);
+	a->place = t - block;
+	a->y = y + t * a->ldy;
+	a->n_tok = n;
+	(mat->packed ? x->k->panel_packed : x->k->panel)[mat->type](a);
+}
+
+/* Runs of rows that take the same path. */
+static void matmul_runs(const struct exec *x, const struct plan_mat *mat, struct mm_args *a,
+                        const float *in, float *y, float *pairs)
+{
+	mm_fn product = (mat->packed ? x->k->mm_packed : x->k->mm)[mat->type];
 	const uint32_t *q = x->batch.q;
 
 	for (size_t t = 0, n; t < x->batch.n_rows; t += n) {
@@ -77,7 +101,11 @@ static void matmul_q16(const struct exec *x, mm_fn product, struct mm_args *a, f
 
 		for (n = 1; t + n < x->batch.n_rows && q[t + n + 1] - q[t + n] == step; n++)
 			;
-		if (step == 2)
+		if (step == 0)
+			matmul_panels(x, mat, a, t, n, y);
+		else if (qtype_table[mat->type].act != QACT_Q16)
+			matmul_floats(product, a, in, t, n, y);
+		else if (step == 2)
 			matmul_pairs(x, product, a, t, n, y, pairs);
 		else
 			matmul_plain(x, product, a, t, n, y);
@@ -88,41 +116,43 @@ void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
                size_t ld, float *y, size_t ldy, uint32_t thread)
 {
 	const struct act_thread *scratch = &x->act.threads[thread];
-	mm_fn product = (mat->packed ? x->k->mm_packed : x->k->mm)[mat->type];
-	struct mm_args a = { .y = y,
-		             .ldy = ldy,
+	struct mm_args a = { .ldy = ldy,
 		             .w = mat->data + r0 * mat->row_bytes,
 		             .row_bytes = mat->row_bytes,
 		             .n_in = mat->n_in,
 		             .r1 = r1 - r0,
-		             .n_tok = x->batch.n_rows,
-		             .x = in,
 		             .ldx = ld,
 		             .scratch = scratch->scratch };
 
 	if (x->reading)
 		x->k->read_sum(a.w, (r1 - r0) * mat->row_bytes);
-	else if (qtype_table[mat->type].act == QACT_Q16)
-		matmul_q16(x, product, &a, y, scratch->pairs);
 	else
-		product(&a);
+		matmul_runs(x, mat, &a, in, y, scratch->pairs);
+}
+
+/* A chunk's rows are a multiple of it. Panels take two groups at once. */
+static size_t row_group(const struct exec *x)
+{
+	return x->batch.n_panel > 0 ? 2 * ROW_GROUP : ROW_GROUP;
 }
 
 static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t bytes)
 {
-	size_t groups = DIV_UP(n_out, (size_t)ROW_GROUP);
+	size_t groups = DIV_UP(n_out, row_group(x));
 	size_t turns = MAX(bytes / CHUNK_BYTES / x->threads, (size_t)CHUNKS_MIN);
 
 	return (uint32_t)MIN(groups, MIN(turns * x->threads, (size_t)UINT32_MAX / 2));
 }
 
 /* Rows of chunk i of n. */
-static void chunk_rows(size_t n_out, uint32_t i, uint32_t n, size_t *r0, size_t *r1)
+static void chunk_rows(const struct exec *x, size_t n_out, uint32_t i, uint32_t n, size_t *r0,
+                       size_t *r1)
 {
-	uint64_t groups = DIV_UP(n_out, (size_t)ROW_GROUP);
+	size_t group = row_group(x);
+	uint64_t groups = DIV_UP(n_out, group);
 
-	*r0 = (size_t)(groups * i / n) * ROW_GROUP;
-	*r1 = MIN((size_t)(groups * (i + 1) / n) * ROW_GROUP, n_out);
+	*r0 = (size_t)(groups * i / n) * group;
+	*r1 = MIN((size_t)(groups * (i + 1) / n) * group, n_out);
 }
 
 static void linear_chunk(void *p, uint32_t i, uint32_t thread)
@@ -135,7 +165,7 @@ static void linear_chunk(void *p, uint32_t i, uint32_t thread)
 	                                           : x->act.x;
 	size_t r0, r1;
 
-	chunk_rows(mat->n_out, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(x, mat->n_out, i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, mat, r0, r1, in, mat->n_in, x->act.y + r0, mat->n_out, thread);
 	if (mat->bias && !x->reading)
 		for (size_t t = 0; t < x->batch.n_rows; t++)
@@ -157,7 +187,7 @@ static void gated_chunk(void *p, uint32_t i, uint32_t thread)
 	const struct plan_mat *mat = arg->op->mat;
 	size_t r0, r1;
 
-	chunk_rows(a->n_ff, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(x, a->n_ff, i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, &mat[0], r0, r1, a->x, a->n_embd, a->gate + r0, a->n_ff, thread);
 	op_matmul(x, &mat[1], r0, r1, a->x, a->n_embd, a->up + r0, a->n_ff, thread);
 	for (size_t t = 0; t < x->batch.n_rows && !x->reading; t++) {
@@ -173,8 +203,7 @@ static void gated_chunk(void *p, uint32_t i, uint32_t thread)
 
 static void gated_quantize(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
 {
-	(void)op;
-	op_quantize(x, x->act.gate, x->act.n_ff, r0, r1);
+	op_quantize(x, op, x->act.gate, x->act.n_ff, r0, r1);
 }
 
 void op_gated(struct exec *x, const struct plan_op *op)
@@ -182,7 +211,7 @@ void op_gated(struct exec *x, const struct plan_op *op)
 	size_t bytes = (op->mat[0].row_bytes + op->mat[1].row_bytes) * x->act.n_ff;
 
 	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, bytes));
-	if (!op->quantize)
+	if (!op_quantizes(x, op))
 		return;
 	op_bind(x, x->act.n_ff);
 	op_rows(x, op, gated_quantize, x->act.n_ff);
@@ -196,7 +225,7 @@ static void logits_chunk(void *p, uint32_t i, uint32_t thread)
 	float cap = x->m->hp.final_softcap;
 	size_t r0, r1;
 
-	chunk_rows(mat->n_out, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(x, mat->n_out, i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, mat, r0, r1, x->act.x, mat->n_in, x->act.logits + r0, mat->n_out, thread);
 	for (size_t t = 0; t < x->batch.n_rows && cap > 0 && !x->reading; t++)
 		x->k->softcap(x->act.logits + t * mat->n_out + r0, cap, r1 - r0);

@@ -114,18 +114,28 @@ struct q16 op_q16_from(const struct exec *x, size_t row)
 		             q->sum + row * blocks, q->k };
 }
 
-void op_quantize(struct exec *x, const float *src, size_t ld, uint32_t r0, uint32_t r1)
+void op_quantize(struct exec *x, const struct plan_op *op, const float *src, size_t ld,
+                 uint32_t r0, uint32_t r1)
 {
 	const uint32_t *q = x->batch.q;
 
 	for (size_t r = r0; r < r1; r++) {
 		struct q16 out = op_q16_from(x, q[r]);
 
-		if (q[r + 1] - q[r] == 2)
+		if (q[r + 1] == q[r])
+			x->k->panel_in(x->act.tiles, src + r * ld, x->q16.k, r);
+		else if (!op->quantize)
+			continue;
+		else if (q[r + 1] - q[r] == 2)
 			x->k->actq_pair(&out, src + r * ld, 0);
 		else
 			x->k->actq(&out, src + r * ld, ld, 0, 1);
 	}
+}
+
+bool op_quantizes(const struct exec *x, const struct plan_op *op)
+{
+	return op->quantize || x->batch.panels;
 }
 
 static void norm_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uint32_t r1)
@@ -142,13 +152,13 @@ static void norm_rows(struct exec *x, const struct plan_op *op, uint32_t r0, uin
 			x->k->add(h, y, a->n_embd);
 		x->k->rms_norm(a->x + r * a->n_embd, h, op->norm_w, a->n_embd, eps);
 	}
-	if (op->quantize)
-		op_quantize(x, a->x, a->n_embd, r0, r1);
+	if (op_quantizes(x, op))
+		op_quantize(x, op, a->x, a->n_embd, r0, r1);
 }
 
 void op_norm(struct exec *x, const struct plan_op *op)
 {
-	if (op->quantize)
+	if (op_quantizes(x, op))
 		op_bind(x, x->act.n_embd);
 	op_rows(x, op, norm_rows, x->act.n_embd);
 }

@@ -49,8 +49,11 @@ void *op_open_tile(const struct exec *x, const struct batch_slice *s, uint32_t p
                    uint32_t head);
 /* x->q16 from row `row` on. */
 struct q16 op_q16_from(const struct exec *x, size_t row);
-/* Rows [r0, r1) of src (ld floats apart) to x->q16, each in its path's form. */
-void op_quantize(struct exec *x, const float *src, size_t ld, uint32_t r0, uint32_t r1);
+/* Rows [r0, r1) of src (ld floats apart) to the forms in which they enter products, as their paths
+ * want: x->q16 where a consumer takes that, the tiles of panel products. */
+void op_quantize(struct exec *x, const struct plan_op *op, const float *src, size_t ld,
+                 uint32_t r0, uint32_t r1);
+bool op_quantizes(const struct exec *x, const struct plan_op *op);      /* is there any to make? */
 /* Bind x->q16 for the batch's rows of k elements. */
 void op_bind(struct exec *x, size_t k);
 /* Move row src of what lives across ops to row dst: batch_move_fn of arg = exec. */

@@ -1,11 +1,12 @@
 /* exec: logits against a plain forward pass (float loops over dequantized weights), the same bits
- * whatever the batch, the chunks, the threads and the layout of the weights, cancelled neighbours,
- * a truncated file, every allocation failing. */
+ * whatever the batch, the chunks, the threads and the layout of the weights, with and without panel
+ * products, cancelled neighbours, a truncated file, every allocation failing. */
 #include "engine/exec.h"
 #include "kernels/pack.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "tests/lib/ggufgen.h"
+#include "tests/unit/plain-panels.h"
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -628,6 +629,112 @@ static void test_neighbours_change_no_bit(void **state)
 	}
 }
 
+/* ---- panel products ---- */
+
+/* Prompts and decoded tokens in turn: a step's rows take both products, and runs of prompt rows
+ * begin anywhere in a block. */
+static void check_mixed(const struct ggufgen_tiny *t)
+{
+	static const uint32_t n[N_SEQS] = { 1, 21, 1, 1, 40 };
+	struct model *m = load(t, NULL);
+	struct exec_slice s[N_SEQS];
+	const float *logits = NULL;
+	size_t row = m->hp.n_vocab;
+	struct crowd c;
+	struct run r;
+
+	run_open(&r, m, &kernels, 2);
+	for (uint32_t i = 0; i < N_SEQS; i++) {
+		c.len[i] = n[i];
+		c.alone[i] = malloc(row * sizeof(float));
+		random_tokens(c.tokens[i], n[i], m->hp.n_vocab, 200 + i);
+		s[i] = (struct exec_slice){ .kv = seq_for(r.kv, n[i]),
+			                    .tokens = c.tokens[i],
+			                    .n = n[i],
+			                    .path = i % 2 || i == 4 ? PATH_PROMPT : PATH_DECODE,
+			                    .n_logits = 1 };
+		assert_int_equal(exec_step(r.x, &s[i], 1, &logits, NULL), 0);
+		memcpy(c.alone[i], logits, row * sizeof(float));
+		kv_seq_free(s[i].kv);
+		s[i].kv = seq_for(r.kv, n[i]);
+	}
+	assert_int_equal(exec_step(r.x, s, N_SEQS, &logits, NULL), 0);
+	for (uint32_t i = 0; i < N_SEQS; i++) {
+		assert_memory_equal(logits + i * row, c.alone[i], row * sizeof(float));
+		kv_seq_free(s[i].kv);
+	}
+	crowd_close(&c);
+	run_close(&r);
+	model_unref(m);
+}
+
+/* Logits of 40 tokens on a path. */
+static float *path_logits(const struct ggufgen_tiny *t, enum exec_path path, size_t *ret_n)
+{
+	struct model *m = load(t, NULL);
+	int32_t tokens[40];
+	struct run r;
+	float *out;
+
+	*ret_n = ARRAY_SIZE(tokens) * m->hp.n_vocab;
+	out = malloc(*ret_n * sizeof(*out));
+	random_tokens(tokens, ARRAY_SIZE(tokens), m->hp.n_vocab, 17);
+	run_open(&r, m, &kernels, 2);
+	r.path = path;
+	run_chunks(&r, tokens, ARRAY_SIZE(tokens), 40, out);
+	run_close(&r);
+	model_unref(m);
+	return out;
+}
+
+/* Panels are what prompt rows take, and no others. */
+static void check_paths(const struct ggufgen_tiny *t, const struct kernels *without)
+{
+	const struct kernels with = kernels;
+
+	for (int path = PATH_DECODE; path <= PATH_PROMPT; path++) {
+		float *got[2];
+		size_t n;
+
+		got[0] = path_logits(t, (enum exec_path)path, &n);
+		kernels = *without;
+		got[1] = path_logits(t, (enum exec_path)path, &n);
+		kernels = with;
+		assert_int_equal(memcmp(got[0], got[1], n * sizeof(float)) != 0,
+		                 path == PATH_PROMPT);
+		free(got[0]);
+		free(got[1]);
+	}
+}
+
+static void test_panels(void **state)
+{
+	const struct kernels without = kernels;
+
+	(void)state;
+	plain_panels_set(&kernels);
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+		struct ggufgen_tiny t = families[i];
+
+		for (int quantized = 0; quantized < 2; quantized++) {
+			t.type = quantized ? QTYPE_Q8_0 : QTYPE_F32;
+			check_reference(&t, 60, PATH_PROMPT, 0.02);
+			check_paths(&t, &without);
+			check_mixed(&t);
+		}
+		check_same_bits(&t, PATH_PROMPT);
+	}
+	check_packed(&(struct ggufgen_tiny){ .arch = "llama",
+	                                     .n_embd = 256,
+	                                     .n_head = 8,
+	                                     .n_head_kv = 2,
+	                                     .n_layer = 2,
+	                                     .seed = 9,
+	                                     .type = QTYPE_Q4_K,
+	                                     .embd_type = QTYPE_Q4_K });
+	kernels = without;
+}
+
 /* ---- cancel ---- */
 
 static struct {
@@ -858,6 +965,7 @@ int main(void)
 		cmocka_unit_test(test_kv_types),
 		cmocka_unit_test(test_packing_changes_no_bit),
 		cmocka_unit_test(test_neighbours_change_no_bit),
+		cmocka_unit_test(test_panels),
 		cmocka_unit_test(test_cancel_inside_a_step),
 		cmocka_unit_test(test_a_chunk_without_logits),
 		cmocka_unit_test(test_arguments),
