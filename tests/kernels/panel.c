@@ -206,6 +206,39 @@ static void check_case(enum qtype type, size_t n_in, int factor, bool tiny, bool
 	free(c.want);
 }
 
+/* Ties, overflow, subnormals, NaN, and zeros behind the last element. */
+static void check_rounding(const char *level, const struct kernels *k)
+{
+	static const struct {
+		uint32_t in;
+		uint16_t want;
+	} v[] = {
+		{ 0x3f800000, 0x3f80 }, { 0x3f808000, 0x3f80 }, { 0x3f808001, 0x3f81 },
+		{ 0x3f818000, 0x3f82 }, { 0xbf817fff, 0xbf81 }, { 0x7f7fffff, 0x7f80 },
+		{ 0xff800000, 0xff80 }, { 0x7fffffff, 0x7fc0 }, { 0xffffffff, 0x7fc0 },
+		{ 0x7f800001, 0x7fc0 }, { 0x80000000, 0x8000 }, { 0x00018000, 0x0002 },
+	};
+	const size_t bytes = panel_in_bytes(ARRAY_SIZE(v), 7);
+	uint16_t *tiles = guarded_alloc(bytes);
+	float x[ARRAY_SIZE(v)];
+	bool ok = true;
+
+	memset(tiles, 0xff, bytes);
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
+		memcpy(&x[i], &v[i].in, sizeof(x[i]));
+	k->panel_in(tiles, x, ARRAY_SIZE(v), 6);
+	for (size_t i = 0; i < bytes / sizeof(*tiles); i++) {
+		const size_t at = i - 6 * PANEL_STEP;
+
+		if (i / PANEL_STEP != 6)
+			ok &= tiles[i] == 0xffff;
+		else
+			ok &= tiles[i] == (at < ARRAY_SIZE(v) ? v[at].want : 0);
+	}
+	check(ok, "%s panel_in: rounding", level);
+	guarded_free(tiles, bytes);
+}
+
 #ifdef QLLM_TEST_EMULATE
 static void check_self_test(void)
 {
@@ -237,6 +270,17 @@ void check_panel(void)
 		/* Factors of 2^-14: products at and below the smallest normal float. */
 		check_case((enum qtype)type, 256, 0x0400, true, true);
 	}
+	for (size_t l = 0; l < n_levels; l++)
+		if (levels[l].k.panel_in && wanted("panel_in"))
+			check_rounding(levels[l].name, &levels[l].k);
+#ifdef QLLM_TEST_EMULATE
+	if (wanted("panel_in") && strstr(kernels_levels(), "avx2")) {
+		struct kernels emulated = { 0 };
+
+		emulated_fill_panel(&emulated);
+		check_rounding("amx-emulated", &emulated);
+	}
+#endif
 	/* More rows than a panel holds. */
 	if (wanted("panel_Q8_0"))
 		check_case(QTYPE_Q8_0, 12288, -1, false, true);

@@ -40,6 +40,8 @@ def test_doctor_with_a_daemon():
     status = d.json("status")
     assert str(status["pid"]) in rows["daemon"]["value"]
     assert rows["kernels"]["value"].startswith(status["kernels"])
+    assert status["kernels_refused"] in rows["kernels"]["value"]
+    assert status["kernels"] in status["kernels_levels"].split()
     assert rows["threads"]["value"] == f"{status['threads']}: {status['threads_why']}"
     assert rows["socket"]["state"] == "ok" and rows["access"]["state"] == "ok"
     assert status["state_dir"] in rows["state directory"]["value"]
