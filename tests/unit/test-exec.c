@@ -502,7 +502,9 @@ static void check_packed(const struct ggufgen_tiny *t)
 {
 	struct model *m = load(t, NULL);
 	size_t n_out = (size_t)N_TOKENS * m->hp.n_vocab;
-	float *logits[2][3];
+	static const enum exec_path paths[] = { PATH_DECODE, PATH_DECODE, PATH_EXACT,
+		                                PATH_PROMPT };
+	float *logits[2][ARRAY_SIZE(paths)];
 	int32_t tokens[N_TOKENS];
 
 	random_tokens(tokens, N_TOKENS, m->hp.n_vocab, 13);
@@ -512,14 +514,14 @@ static void check_packed(const struct ggufgen_tiny *t)
 		if (packed)
 			each_weight(m, pack_weight);
 		run_open(&r, m, &kernels, 2);
-		for (size_t i = 0; i < 3; i++) {
+		for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
 			logits[packed][i] = malloc(n_out * sizeof(float));
-			r.path = i == 2 ? PATH_EXACT : PATH_DECODE;
+			r.path = paths[i];
 			run_chunks(&r, tokens, N_TOKENS, i == 0 ? 1 : 40, logits[packed][i]);
 		}
 		run_close(&r);
 	}
-	for (size_t i = 0; i < 3; i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
 		if (memcmp(logits[0][i], logits[1][i], n_out * sizeof(float)) != 0)
 			fail_msg("%s type %u: packed weights give other bits, way %zu", t->arch,
 			         t->type, i);
@@ -631,11 +633,13 @@ static void test_neighbours_change_no_bit(void **state)
 
 /* ---- panel products ---- */
 
-/* Prompts and decoded tokens in turn: a step's rows take both products, and runs of prompt rows
- * begin anywhere in a block. */
+/* Prompts, their ends and decoded tokens in turn: a step's rows take all products, and runs of
+ * prompt rows begin anywhere in a block. */
 static void check_mixed(const struct ggufgen_tiny *t)
 {
-	static const uint32_t n[N_SEQS] = { 1, 21, 1, 1, 40 };
+	static const uint32_t n[N_SEQS] = { 1, 21, 3, 1, 40 };
+	static const enum exec_path paths[N_SEQS] = { PATH_DECODE, PATH_PROMPT, PATH_EXACT,
+		                                      PATH_PROMPT, PATH_PROMPT };
 	struct model *m = load(t, NULL);
 	struct exec_slice s[N_SEQS];
 	const float *logits = NULL;
@@ -651,7 +655,7 @@ static void check_mixed(const struct ggufgen_tiny *t)
 		s[i] = (struct exec_slice){ .kv = seq_for(r.kv, n[i]),
 			                    .tokens = c.tokens[i],
 			                    .n = n[i],
-			                    .path = i % 2 || i == 4 ? PATH_PROMPT : PATH_DECODE,
+			                    .path = paths[i],
 			                    .n_logits = 1 };
 		assert_int_equal(exec_step(r.x, &s[i], 1, &logits, NULL), 0);
 		memcpy(c.alone[i], logits, row * sizeof(float));
@@ -692,7 +696,7 @@ static void check_paths(const struct ggufgen_tiny *t, const struct kernels *with
 {
 	const struct kernels with = kernels;
 
-	for (int path = PATH_DECODE; path <= PATH_PROMPT; path++) {
+	for (int path = PATH_DECODE; path <= PATH_EXACT; path++) {
 		float *got[2];
 		size_t n;
 
