@@ -83,6 +83,8 @@ class Run:
         for peer in self.peers:
             best = None
             choices = getattr(peer, settings)(**how)
+            if not choices:
+                plan.notes.append(f"{peer.name} is measured by its llama-bench only")
             for setting in choices if self.args.tune else choices[:1]:
                 try:
                     rate = measure(peer, setting) if len(choices) > 1 and self.args.tune else 0

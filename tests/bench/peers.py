@@ -123,7 +123,8 @@ class IkLlama(Peer):
         return self.bench(setting, model, "-p", 0, "-n", 0, "-gp", f"{depth},{n}", *self.cache(kv))
 
     def batched_settings(self):
-        return [Setting()]
+        """None: it has no llama-batched-bench."""
+        return []
 
 
 class Server:
