@@ -28,6 +28,12 @@ void rnd_bytes(void *p, size_t n);
 void *guarded_alloc(size_t n);
 void guarded_free(void *p, size_t n);
 
+/* Rows [r0, r1) of n_tok tokens are want's, bit for bit, and all others still CANARY; tokens of y
+ * and want are `width` floats. */
+enum { CANARY = 0x5a };                 /* every byte of y before the product */
+bool only_rows(const float *y, const float *want, size_t width, size_t r0, size_t r1,
+               size_t n_tok);
+
 /* Count a result; a failure prints the sentence. */
 void check(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Is the test `name` wanted (--filter)? */
