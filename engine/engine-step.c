@@ -21,13 +21,18 @@ enum {
 };
 /* steps between two tokens of others take about this long */
 static const double STEP_TARGET_S = 0.1;
+/* what prompts may add at least, in times of what the decode rows take: on slow machines prompts of
+ * the same uid go on at half speed; those of another one come in more steps, but add less to each,
+ * since a gap of two steps is what nobody is to notice */
+static const double PROMPT_LEAST = 1.0, PROMPT_LEAST_SHARED = 0.5;
 /* how much longer a step may take than one with equally many rows of each uid */
 static const double EVEN_AND_MORE = 1.25;
 
 struct step {
 	uint32_t n_slices, n_prompt, n_logits;
 	uint32_t n_decode, n_rows;      /* sequences with a decode row; rows, guesses included */
-	double work;                    /* of the prompt rows, as pace counts */
+	double work[EXEC_PATHS];        /* of the prompt rows, as pace counts */
+	double prompt_s;                /* what they are thought to take */
 	struct sched_step sharing;
 	double fair_s;                  /* what one uid's share of the step takes; 0 = not shared */
 };
@@ -245,7 +250,7 @@ static uint32_t busy_lanes(const struct engine *e)
 	return MAX(n, 1u);
 }
 
-/* Work that prompts may add to this step; negative: none. Beside another uid's decode rows they get
+/* Seconds that prompts may add to this step; negative: none. Beside another uid's decode rows they get
  * a share of the time, where theirs is the smaller one, too: each step earns them one, a step with
  * prompt rows spends what it took longer. So few rows, whose step takes long nevertheless, come in
  * some steps only. */
@@ -263,7 +268,8 @@ static double prompt_budget(const struct engine *e, struct lane *l, const struct
 			return -1;
 		target = MIN(target, pace_rows_s(&l->pace, st->n_rows) + share);
 	}
-	return pace_budget(&l->pace, target);
+	return pace_budget(&l->pace, st->n_rows, target,
+	                   st->fair_s > 0 ? PROMPT_LEAST_SHARED : PROMPT_LEAST);
 }
 
 /* Work of the next prompt row of s in this step. */
@@ -283,9 +289,11 @@ static uint32_t portion(const struct engine *e, const struct lane *l, const stru
 	                 : st->fair_s > 0 ? (uint32_t)CHUNK_LEAST_SHARED
 	                                  : (uint32_t)CHUNK_LEAST;
 	uint32_t least = st->n_prompt < floor ? floor - st->n_prompt : 0;
-	double fit = (budget - st->work) / next_work(l, s);
+	double row_s = pace_seconds(&l->pace, seq_path(s), next_work(l, s)), fit = 0;
 
-	if (fit >= (double)most)
+	if (row_s > 0)
+		fit = (budget - st->prompt_s) / row_s;
+	if (fit >= (double)most || budget == HUGE_VAL)
 		return most;
 	return MIN(most, fit > (double)least ? (uint32_t)fit : least);
 }
@@ -322,7 +330,8 @@ static void choose_prompts(struct engine *e, struct lane *l, struct step *st)
 		if (n > 0)
 			sched_charge(&e->sched, &best->sched, n);
 		st->n_prompt += n;
-		st->work += (double)n * work;
+		st->work[seq_path(best)] += (double)n * work;
+		st->prompt_s += pace_seconds(&l->pace, seq_path(best), (double)n * work);
 	}
 	list_for(&l->seqs, it) {
 		struct request_state *s = link_seq(it);
@@ -509,15 +518,15 @@ static void step_failed(struct engine *e, struct lane *l, const struct step *st,
 			     err->text[0] ? err->text : "the step could not be computed");
 }
 
-/* Few prompt rows beside much else say nothing about what one takes. */
 static void measure(struct lane *l, const struct step *st, double seconds)
 {
 	if (st->fair_s > 0 && st->n_prompt > 0)
 		l->prompt_credit_s -= MAX(seconds - pace_rows_s(&l->pace, st->n_rows), 0.0);
 	if (st->n_prompt == 0)
 		pace_learn_rows(&l->pace, st->n_rows, seconds);
-	if (st->n_prompt == 0 || st->n_prompt >= MIN((uint32_t)CHUNK_LEAST, 2 * st->n_rows))
-		pace_learn(&l->pace, st->work, seconds);
+	else
+		pace_learn(&l->pace, st->n_rows, st->work,
+		           st->n_prompt < MIN((uint32_t)CHUNK_LEAST, 2 * st->n_rows), seconds);
 }
 
 static bool run_step(struct engine *e, struct lane *l)

@@ -20,6 +20,7 @@ struct exec;
  * measure a model. Where the kernels have panel products (kernels.h), PROMPT takes these instead,
  * with weights of all types: bits of its own. */
 enum exec_path { PATH_DECODE, PATH_PROMPT, PATH_EXACT };
+enum { EXEC_PATHS = PATH_EXACT + 1 };
 struct exec_slice {                     /* consecutive tokens of one sequence */
 	struct kv_seq *kv;              /* room for pos0 + n positions was reserved */
 	const int32_t *tokens;          /* ids < n_vocab, checked by the caller */

@@ -1,8 +1,9 @@
-/* pace - the shape's part is arithmetic, the machine's part two running means.
+/* pace - the shape's part is arithmetic, the machine's part running means.
  *
- * Errors of the measured base do no harm: unit is what is left of the time beyond that same base,
- * so steps come to take the target whatever the base is. A unit that grows counts at once for one
- * half, since a step that is too long hurts others and one that is too short does not. */
+ * Errors of what decode rows are thought to take do no harm: unit is what is left of the time
+ * beyond just that, so steps come to take the target whatever it is. A unit that grows counts at
+ * once for one half, since a step that is too long hurts others and one that is too short does
+ * not. */
 #include "engine/pace.h"
 
 #include "base/num.h"
@@ -50,17 +51,39 @@ static void blend(double *mean, double x)
 	*mean = *mean > 0 ? (1 - share) * *mean + share * x : x;
 }
 
-void pace_learn(struct pace *p, double work, double seconds)
+/* A path that no step had yet takes as long as the slowest that one had: too few rows do little
+ * harm. */
+double pace_seconds(const struct pace *p, enum exec_path path, double work)
 {
-	if (work <= 0)
-		blend(&p->base_s, seconds);
-	else
-		blend(&p->unit_s, (seconds - MIN(p->base_s, seconds / 2)) / work);
+	double unit = p->unit_s[path];
+
+	for (unsigned k = 0; k < EXEC_PATHS && p->unit_s[path] <= 0; k++)
+		unit = MAX(unit, p->unit_s[k]);
+	return unit * work;
 }
 
-double pace_budget(const struct pace *p, double target_s)
+/* In a step of several paths each was as much slower or faster than thought as the sum was. */
+void pace_learn(struct pace *p, uint32_t rows, const double work[EXEC_PATHS], bool few,
+                double seconds)
 {
-	return p->unit_s > 0 ? MAX(target_s - p->base_s, p->base_s) / p->unit_s : 0;
+	double rest = seconds - MIN(pace_rows_s(p, rows), seconds / 2), sum = 0, thought = 0;
+	double unit[EXEC_PATHS];
+
+	for (unsigned k = 0; k < EXEC_PATHS; k++) {
+		sum += work[k];
+		unit[k] = pace_seconds(p, (enum exec_path)k, 1);
+		thought += unit[k] * work[k];
+	}
+	for (unsigned k = 0; k < EXEC_PATHS; k++)
+		if (work[k] > 0 && (!few || p->unit_s[k] <= 0))
+			blend(&p->unit_s[k], rest * (thought > 0 ? unit[k] / thought : 1 / sum));
+}
+
+double pace_budget(const struct pace *p, uint32_t rows, double target_s, double least)
+{
+	double base = pace_rows_s(p, rows);
+
+	return MAX(target_s - base, least * base);
 }
 
 bool pace_step_known(const struct pace *p, uint32_t rows)
@@ -134,7 +157,7 @@ void pace_learn_rows(struct pace *p, uint32_t rows, double seconds)
 
 double pace_rows_s(const struct pace *p, uint32_t rows)
 {
-	return p->row_s * (p->shared + rows);
+	return rows > 0 ? p->row_s * (p->shared + rows) : 0;
 }
 
 uint32_t pace_rows_in(const struct pace *p, double target_s)

@@ -1,11 +1,12 @@
 /* pace - how many prompt rows go into a step that others' next tokens wait for.
  *
- * A step takes base + unit * work. Work is counted in prompt rows at position 0: what attention
- * adds with the position and what logits add follow from the model's shape; base (a step without
- * prompt rows: reading the weights, decode rows) and unit are measured. Threads: the engine thread
- * only. */
+ * A step takes what its decode rows take and the sum of unit * work over the paths (exec.h). Work is
+ * counted in prompt rows at position 0: what attention adds with the position and what logits add
+ * follow from the model's shape; what decode rows take, and a unit for each path, whose rows differ
+ * by two times and more, are measured. Threads: the engine thread only. */
 #pragma once
 #include <stdbool.h>
+#include "engine/exec.h"
 #include "model/model.h"
 
 enum { PACE_ROWS = 32 };
@@ -13,7 +14,7 @@ struct pace {
 	const struct hparams *hp;
 	/* multiplications a row: of the layers' matrices; of the output matrix, in rows */
 	double matrices, logits;
-	double base_s, unit_s;          /* seconds, smoothed; 0 = not measured yet */
+	double unit_s[EXEC_PATHS];      /* seconds, smoothed; 0 = not measured yet */
 	/* a step of x decode rows takes row_s * (shared + x) */
 	double row_s, shared, pair_aa, pair_ab, last_s;
 	uint32_t last_rows;
@@ -23,12 +24,16 @@ struct pace {
 void pace_init(struct pace *p, const struct hparams *hp);       /* hp: borrowed */
 /* Work of one prompt row at position pos. */
 double pace_row(const struct pace *p, uint32_t pos, bool logits);
-/* A step with that much work of prompt rows took so long. */
-void pace_learn(struct pace *p, double work, double seconds);
-/* Work that fits a step that is to take target_s; 0 when no step with prompt rows was measured yet.
- * Where the base alone takes most of the target, as much again is left for prompts: on slow
- * machines they go on at half speed. */
-double pace_budget(const struct pace *p, double target_s);
+/* Seconds that so much work takes; 0 when no step with such rows was measured yet. */
+double pace_seconds(const struct pace *p, enum exec_path path, double work);
+/* A step of so many decode rows with that much work of prompt rows of each path took so long. few:
+ * beside so much else they say little of what one takes, but it is better than nothing known. */
+void pace_learn(struct pace *p, uint32_t rows, const double work[EXEC_PATHS], bool few,
+                double seconds);
+/* Seconds that prompt rows may add to a step of so many decode rows that is to take target_s. Where
+ * these alone take most of the target, `least` times what they take is left for prompts, so that
+ * they go on on slow machines, too. */
+double pace_budget(const struct pace *p, uint32_t rows, double target_s, double least);
 
 /* A step of nothing but so many decode rows took so long. */
 void pace_learn_rows(struct pace *p, uint32_t rows, double seconds);
@@ -37,7 +42,7 @@ void pace_learn_rows(struct pace *p, uint32_t rows, double seconds);
  * step was measured yet. */
 double pace_step_s(const struct pace *p, uint32_t rows);
 bool pace_step_known(const struct pace *p, uint32_t rows);      /* by a step of just that many */
-/* What such a step takes, in seconds; 0 when none was measured yet. */
+/* What such a step takes, in seconds; 0 when none was measured yet, and of no rows. */
 double pace_rows_s(const struct pace *p, uint32_t rows);
 /* How many decode rows a step may have that is to take target_s; UINT32_MAX when not measured. */
 uint32_t pace_rows_in(const struct pace *p, double target_s);

@@ -39,8 +39,10 @@ static void test_work(void **state)
 	                 (far - 1) * (8001 * 2 + 512 * 8) / (8001 * 10)) < 1e-9);
 }
 
+static const double TIMES = 2.5;        /* what an exact row takes beside a prompt row */
+
 /* A machine that takes base + unit * work; returns the step it settles at, *worst the longest on
- * the way. */
+ * the way once all kinds of steps were seen. */
 static double settle(double base, double unit, bool base_known, uint32_t *pos, double *worst)
 {
 	struct pace p;
@@ -49,19 +51,30 @@ static double settle(double base, double unit, bool base_known, uint32_t *pos, d
 	pace_init(&p, &plain);
 	*worst = 0;
 	if (base_known)
-		pace_learn(&p, 0, base);
+		pace_learn_rows(&p, 4, base);
 	for (unsigned i = 0; i < 60; i++) {
-		double budget = pace_budget(&p, 0.1), work = 0;
+		double budget = pace_budget(&p, 4, 0.1, 1), thought = 0, work[EXEC_PATHS] = { 0 };
+		enum exec_path path = i % 7 < 5 ? PATH_PROMPT : PATH_EXACT;
 		uint32_t n = 0;
 
-		while (n < 8 || (n < 128 && work + pace_row(&p, *pos, false) <= budget)) {
-			work += pace_row(&p, *pos, false);
+		for (;;) {
+			double row = pace_row(&p, *pos + n, false),
+			       row_s = pace_seconds(&p, path, row);
+
+			if (n >= 2 && (n == 128 || row_s == 0 || thought + row_s > budget))
+				break;
+			work[path] += row;
+			thought += row_s;
 			n++;
+			/* of some steps the rest is the end of a prompt */
+			if (i % 7 == 4 && n == 16)
+				path = PATH_EXACT;
 		}
 		*pos += n;
-		seconds = base + unit * work;
-		*worst = fmax(*worst, seconds);
-		pace_learn(&p, work, seconds);
+		seconds = base + unit * (work[PATH_PROMPT] + TIMES * work[PATH_EXACT]);
+		if (i > 6)
+			*worst = fmax(*worst, seconds);
+		pace_learn(&p, 4, work, false, seconds);
 	}
 	return seconds;
 }
@@ -76,7 +89,7 @@ static void test_settles(void **state)
 			uint32_t pos = 0;
 			double worst, last = settle(0.01, units[i], known, &pos, &worst);
 
-			if (last < 0.085 || last > 0.105 || worst > 0.125)
+			if (last < 0.085 || last > 0.105 || worst > 0.13)
 				fail_msg("unit %g: settles at %g, at most %g", units[i], last,
 				         worst);
 		}
@@ -97,20 +110,25 @@ static void test_slow_machine(void **state)
 static void test_reacts(void **state)
 {
 	struct pace p;
+	static const double work[EXEC_PATHS] = { [PATH_PROMPT] = 20 };
 	double usual;
 
 	(void)state;
 	pace_init(&p, &plain);
-	assert_true(pace_budget(&p, 0.1) == 0);
+	assert_true(pace_seconds(&p, PATH_PROMPT, 1) == 0);
 	for (unsigned i = 0; i < 20; i++)
-		pace_learn(&p, 20, 0.1);
-	usual = pace_budget(&p, 0.1);
-	assert_true(fabs(usual - 20) < 0.1);
-	pace_learn(&p, 20, 0.2);
-	assert_true(pace_budget(&p, 0.1) < 14);
+		pace_learn(&p, 0, work, false, 0.1);
+	usual = pace_seconds(&p, PATH_PROMPT, 20);
+	assert_true(fabs(usual - 0.1) < 0.001);
+	/* nothing else is known of the others yet */
+	assert_true(pace_seconds(&p, PATH_EXACT, 20) == usual);
+	pace_learn(&p, 0, work, true, 0.2);
+	assert_true(pace_seconds(&p, PATH_PROMPT, 20) == usual);
+	pace_learn(&p, 0, work, false, 0.2);
+	assert_true(pace_seconds(&p, PATH_PROMPT, 14) > 0.1);
 	for (unsigned i = 0; i < 20; i++)
-		pace_learn(&p, 20, 0.1);
-	assert_true(fabs(pace_budget(&p, 0.1) - usual) < 0.2);
+		pace_learn(&p, 0, work, false, 0.1);
+	assert_true(fabs(pace_seconds(&p, PATH_PROMPT, 20) - usual) < 0.001);
 }
 
 /* Steps of a machine whose kernels do four rows at once, beside others that take cores away. */
