@@ -4,6 +4,7 @@
 #include <errno.h>
 #include "base/mem.h"
 #include "base/num.h"
+#include "engine/logits.h"
 
 /* *ret = n * m zeroed elements of `size` bytes, whole cache lines. */
 static int buf(struct act *a, void *ret, size_t n, size_t m, size_t size)
@@ -62,6 +63,7 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 		{ &a->cs, s->max_rows, hp->n_rot },
 		{ &a->cs_local, hp->window ? s->max_rows : 0, hp->n_rot },
 		{ &a->logits, s->max_logits, hp->n_vocab },
+		{ &a->block_max, s->max_logits, logits_blocks(hp->n_vocab) },
 		{ &a->part_m, s->max_parts, hp->n_head },
 		{ &a->part_l, s->max_parts, hp->n_head },
 		{ &a->part_acc, s->max_parts, (size_t)hp->n_head * hp->head_dim },
@@ -73,9 +75,12 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 		           .n_kv = (size_t)hp->n_head_kv * hp->head_dim,
 		           .n_ff = hp->n_ff,
 		           .n_vocab = hp->n_vocab,
+		           .n_blocks = logits_blocks(hp->n_vocab),
 		           .n_rot = hp->n_rot };
 	for (size_t i = 0; i < ARRAY_SIZE(floats) && r == 0; i++)
 		r = buf(a, floats[i].ret, floats[i].n, floats[i].m, sizeof(float));
+	if (r == 0)
+		r = buf(a, &a->block_lse, s->max_logits, a->n_blocks, sizeof(double));
 	if (r == 0)
 		r = buf(a, &a->q16_mem, q16_bytes(align_up(s->max_in, 32), 2 * (size_t)s->max_rows),
 		        1, 1);
@@ -123,6 +128,8 @@ void act_deinit(struct act *a)
 	mem_free(a->cs);
 	mem_free(a->cs_local);
 	mem_free(a->logits);
+	mem_free(a->block_max);
+	mem_free(a->block_lse);
 	mem_free(a->part_m);
 	mem_free(a->part_l);
 	mem_free(a->part_acc);

@@ -32,6 +32,10 @@ struct act {
 	/* [row][n_rot]: cos, sin pairs of global and windowed layers */
 	float *cs, *cs_local;
 	float *logits;                  /* [max_logits][n_vocab] */
+	/* [max_logits][n_blocks], of the rows of logits (logits.h) */
+	float *block_max;
+	double *block_lse;
+	uint32_t n_blocks;
 	float *part_m, *part_l;         /* [part][n_head] */
 	float *part_acc;                /* [part][n_att] */
 	void *q16_mem;

@@ -41,7 +41,7 @@ struct lane {
 
 struct row_job {                        /* a row of logits of the step that just ran */
 	struct request_state *s;
-	const float *row;
+	struct logits_row row;
 	uint32_t pos;
 	/* rows from here on that are evaluated in turn as long as each draws the guess that the
 	 * next was computed for; 0: one of those */

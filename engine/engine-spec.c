@@ -72,14 +72,14 @@ static double draft_step_s(const struct request_state *s)
 
 /* A step of the draft model. False: drafting is over for who cannot go on. */
 static bool draft_step(struct engine *e, struct lane *d, struct request_state **group,
-                       struct exec_slice *slices, uint32_t n, const float **ret_logits)
+                       struct exec_slice *slices, uint32_t n)
 {
 	int r = 0;
 
 	for (uint32_t i = 0; i < n && r == 0; i++)
 		r = engine_slide(e, group[i], group[i]->draft_kv, slices[i].pos0 + slices[i].n);
 	if (r == 0)
-		r = exec_step(d->exec, slices, n, ret_logits, NULL);
+		r = exec_step(d->exec, slices, n, NULL);
 	if (r == 0)
 		return true;
 	for (uint32_t i = 0; i < n; i++) {
@@ -96,7 +96,6 @@ static bool draft_follows(struct engine *e, struct request_state *s, bool *bulk)
 {
 	uint32_t lag = s->n_tokens - s->draft_done, n;
 	struct exec_slice slice;
-	const float *none;
 	bool shared;
 
 	if (lag <= LAG_MOST)
@@ -110,7 +109,7 @@ static bool draft_follows(struct engine *e, struct request_state *s, bool *bulk)
 		.kv = s->draft_kv, .tokens = s->r->tokens + s->draft_done, .n = n,
 		.pos0 = s->draft_done, .path = PATH_PROMPT, .cancel = &s->r->cancel,
 	};
-	if (!draft_step(e, s->draft, &s, &slice, 1, &none))
+	if (!draft_step(e, s->draft, &s, &slice, 1))
 		return false;
 	sched_charge(&e->sched, &s->sched, n);
 	s->draft_done += n;
@@ -137,7 +136,7 @@ static bool draft_round(struct engine *e, struct lane *d, struct request_state *
 {
 	struct exec_slice slices[GROUP];
 	struct request_state *in[GROUP];
-	const float *logits;
+	struct logits_row logits;
 	uint32_t n_in = 0, rows = 0, row = 0;
 	double t0 = seq_now();
 
@@ -155,7 +154,7 @@ static bool draft_round(struct engine *e, struct lane *d, struct request_state *
 		};
 		rows += slices[n_in - 1].n;
 	}
-	if (n_in == 0 || !draft_step(e, d, in, slices, n_in, &logits))
+	if (n_in == 0 || !draft_step(e, d, in, slices, n_in))
 		return false;
 	for (uint32_t k = 0; k < n_in; k++) {
 		struct request_state *s = in[k];
@@ -165,8 +164,9 @@ static bool draft_round(struct engine *e, struct lane *d, struct request_state *
 			continue;
 		}
 		s->draft_done = s->n_tokens;
-		if (sampler_sample(s->draft_pick, logits + (size_t)row++ * d->model->hp.n_vocab,
-		                   &s->r->tokens[s->n_tokens + i], NULL, NULL) < 0) {
+		exec_row(d->exec, row++, &logits);
+		if (sampler_sample(s->draft_pick, &logits, &s->r->tokens[s->n_tokens + i], NULL,
+		                   NULL) < 0) {
 			s->n_guess = 0;
 			engine_draft_end(s);
 		}

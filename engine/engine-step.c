@@ -250,10 +250,10 @@ static uint32_t busy_lanes(const struct engine *e)
 	return MAX(n, 1u);
 }
 
-/* Seconds that prompts may add to this step; negative: none. Beside another uid's decode rows they get
- * a share of the time, where theirs is the smaller one, too: each step earns them one, a step with
- * prompt rows spends what it took longer. So few rows, whose step takes long nevertheless, come in
- * some steps only. */
+/* Seconds that prompts may add to this step; negative: none. Beside another uid's decode rows they
+ * get a share of the time, where theirs is the smaller one, too: each step earns them one, a step
+ * with prompt rows spends what it took longer. So few rows, whose step takes long nevertheless,
+ * come in some steps only. */
 static double prompt_budget(const struct engine *e, struct lane *l, const struct step *st)
 {
 	double target = STEP_TARGET_S / busy_lanes(e), share;
@@ -373,24 +373,20 @@ static void build_slices(struct engine *e, const struct step *st)
 			.pos0 = s->n_done,
 			.path = seq_path(s),
 			.n_logits = seq_logits(s, s->grant),
+			.lse = seq_wants_lse(s),
 			.cancel = &s->r->cancel,
 		};
 	}
 }
 
 /* === Using the rows === */
-struct eval_arg {
-	struct row_job *jobs;
-	const struct kernels *kernels;
-};
 static void eval_chunk(void *arg, uint32_t i, uint32_t thread)
 {
-	const struct eval_arg *a = arg;
-	struct row_job *j = &a->jobs[i], *end = j + j->chain;
+	struct row_job *jobs = arg, *j = &jobs[i], *end = j + j->chain;
 
 	(void)thread;
 	for (; j < end; j++) {
-		j->code = seq_eval_row(j->s, a->kernels, j->row, j->pos, &j->result);
+		j->code = seq_eval_row(j->s, &j->row, j->pos, &j->result);
 		j->used = true;
 		/* the row after it holds only if this one draws its token */
 		if (j->code < 0 || (j + 1 < end && j->result.id != j->s->r->tokens[j->pos + 1]))
@@ -398,7 +394,7 @@ static void eval_chunk(void *arg, uint32_t i, uint32_t thread)
 	}
 }
 
-static uint32_t collect_jobs(struct engine *e, const struct step *st, const float *logits)
+static uint32_t collect_jobs(struct engine *e, struct lane *l, const struct step *st)
 {
 	uint32_t n = 0;
 
@@ -414,7 +410,7 @@ static uint32_t collect_jobs(struct engine *e, const struct step *st, const floa
 			struct row_job *j = &e->jobs[n];
 
 			j->s = s;
-			j->row = logits + (size_t)n * s->r->model->hp.n_vocab;
+			exec_row(l->exec, n, &j->row);
 			j->pos = sl->pos0 + sl->n - sl->n_logits + k;
 			j->chain = s->n_guess == 0 ? 1 : k == 0 ? sl->n_logits : 0;
 			j->used = false;
@@ -441,7 +437,7 @@ static void use_rows(struct engine *e, struct request_state *s, const struct row
 		int r = jobs[i].code;
 
 		if (r == 0)
-			r = seq_use_row(s, jobs[i].row, jobs[i].pos, &jobs[i].result, &finish);
+			r = seq_use_row(s, jobs[i].row.x, jobs[i].pos, &jobs[i].result, &finish);
 		if (r == 0)
 			continue;
 		if (r == SEQ_E_END)
@@ -466,13 +462,12 @@ static uint32_t count_made(const struct engine *e, uint32_t n_jobs)
 	return n;
 }
 
-static void use_step(struct engine *e, const struct step *st, const float *logits)
+static void use_step(struct engine *e, struct lane *l, const struct step *st)
 {
-	uint32_t n = collect_jobs(e, st, logits), at = 0;
-	struct eval_arg arg = { e->jobs, e->kernels };
+	uint32_t n = collect_jobs(e, l, st), at = 0;
 
 	if (n > 0)
-		pool_run(e->pool, eval_chunk, &arg, n);
+		pool_run(e->pool, eval_chunk, e->jobs, n);
 	atomic_fetch_add_explicit(&e->decode_tokens, count_made(e, n), memory_order_relaxed);
 	for (uint32_t i = 0; i < st->n_slices; i++) {
 		const struct exec_slice *sl = &e->slices[i];
@@ -533,7 +528,6 @@ static bool run_step(struct engine *e, struct lane *l)
 {
 	struct step st = { 0 };
 	struct err err = { 0 };
-	const float *logits;
 	double t0;
 	int r;
 
@@ -544,14 +538,14 @@ static bool run_step(struct engine *e, struct lane *l)
 		return false;
 	build_slices(e, &st);
 	t0 = seq_now();
-	r = exec_step(l->exec, e->slices, st.n_slices, &logits, &err);
+	r = exec_step(l->exec, e->slices, st.n_slices, &err);
 	if (r < 0) {
 		step_failed(e, l, &st, r, &err);
 		return true;
 	}
 	atomic_fetch_add_explicit(&e->steps, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&e->prompt_tokens, st.n_prompt, memory_order_relaxed);
-	use_step(e, &st, logits);
+	use_step(e, l, &st);
 	measure(l, &st, seq_now() - t0);
 	return true;
 }

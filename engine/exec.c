@@ -115,8 +115,7 @@ static bool all_cancelled(const struct exec_slice *slices, size_t n_slices)
 	return true;
 }
 
-int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits,
-              struct err *err)
+int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, struct err *err)
 {
 	struct batch *b = &x->batch;
 	int r = check_step(x, slices, n_slices, err);
@@ -137,8 +136,24 @@ int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const 
 		               x->m->name);
 	if (all_cancelled(slices, n_slices))
 		return -ECANCELED;
-	*ret_logits = x->act.logits;
 	return 0;
+}
+
+void exec_row(const struct exec *x, uint32_t i, struct logits_row *ret)
+{
+	const struct act *a = &x->act;
+	size_t at = (size_t)i * a->n_blocks;
+	bool lse = false;
+
+	for (uint32_t k = 0; k < x->batch.n_slices; k++) {
+		const struct batch_slice *s = &x->batch.slices[k];
+
+		if (i >= s->row0 && i < s->row0 + s->n)
+			lse = s->s->lse;
+	}
+	*ret = (struct logits_row){ .x = a->logits + (size_t)i * a->n_vocab,
+		                    .max = a->block_max + at,
+		                    .lse = lse ? a->block_lse + at : NULL };
 }
 
 uint64_t exec_read_step(struct exec *x)

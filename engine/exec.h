@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/pool.h"
 #include "engine/kv.h"
+#include "engine/logits.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 
@@ -28,6 +29,7 @@ struct exec_slice {                     /* consecutive tokens of one sequence */
 	enum exec_path path;
 	/* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
 	uint32_t n_logits;
+	bool lse;                       /* and the blocks' sums of exponentials of each */
 	const atomic_bool *cancel;      /* may be NULL; looked at before every layer */
 	/* out: dropped at some layer; its KV beyond pos0 is undefined */
 	bool cancelled;
@@ -36,12 +38,12 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
              uint32_t max_rows, uint32_t max_logits, struct err *err);
 struct exec *exec_free(struct exec *x);
 DEFINE_FREEP(struct exec, exec_free)
-/* sum of n <= max_rows, sum of n_logits <= max_logits. *ret_logits: rows of n_vocab floats in slice
- * order (cancelled slices' rows left out), valid until the next step. 0, -ECANCELED when every
- * slice was cancelled, -EIO when the model's mapping is poisoned (weightmap.h): results are
- * void then. */
-int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, const float **ret_logits,
-              struct err *err);
+/* sum of n <= max_rows, sum of n_logits <= max_logits. 0, -ECANCELED when every slice was
+ * cancelled, -EIO when the model's mapping is poisoned (weightmap.h): results are void then. */
+int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, struct err *err);
+/* Row of logits i of the last step, in slice order (cancelled slices' rows left out), valid until
+ * the next one. */
+void exec_row(const struct exec *x, uint32_t i, struct logits_row *ret);
 /* The bench's read arm: the same phases and chunks over the same weights, kernel bodies replaced by
  * plain reads. Returns bytes read in one such step. */
 uint64_t exec_read_step(struct exec *x);

@@ -4,6 +4,7 @@
  * or L2 while the tokens pass. Chunks hold about CHUNK_BYTES of weights, but a product is cut into
  * at least CHUNKS_MIN a thread, and into a multiple of the threads, so that they end together; a
  * thread that lost its core delays one chunk. */
+#include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
 
@@ -136,19 +137,17 @@ static size_t row_group(const struct exec *x)
 	return x->batch.n_panel > 0 ? 2 * ROW_GROUP : ROW_GROUP;
 }
 
-static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t bytes)
+static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t group, size_t bytes)
 {
-	size_t groups = DIV_UP(n_out, row_group(x));
+	size_t groups = DIV_UP(n_out, group);
 	size_t turns = MAX(bytes / CHUNK_BYTES / x->threads, (size_t)CHUNKS_MIN);
 
 	return (uint32_t)MIN(groups, MIN(turns * x->threads, (size_t)UINT32_MAX / 2));
 }
 
 /* Rows of chunk i of n. */
-static void chunk_rows(const struct exec *x, size_t n_out, uint32_t i, uint32_t n, size_t *r0,
-                       size_t *r1)
+static void chunk_rows(size_t n_out, size_t group, uint32_t i, uint32_t n, size_t *r0, size_t *r1)
 {
-	size_t group = row_group(x);
 	uint64_t groups = DIV_UP(n_out, group);
 
 	*r0 = (size_t)(groups * i / n) * group;
@@ -165,7 +164,7 @@ static void linear_chunk(void *p, uint32_t i, uint32_t thread)
 	                                           : x->act.x;
 	size_t r0, r1;
 
-	chunk_rows(x, mat->n_out, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(mat->n_out, row_group(x), i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, mat, r0, r1, in, mat->n_in, x->act.y + r0, mat->n_out, thread);
 	if (mat->bias && !x->reading)
 		for (size_t t = 0; t < x->batch.n_rows; t++)
@@ -176,7 +175,8 @@ void op_linear(struct exec *x, const struct plan_op *op)
 {
 	const struct plan_mat *mat = &op->mat[0];
 
-	op_phase(x, op, linear_chunk, chunk_count(x, mat->n_out, mat->row_bytes * mat->n_out));
+	op_phase(x, op, linear_chunk,
+	         chunk_count(x, mat->n_out, row_group(x), mat->row_bytes * mat->n_out));
 }
 
 static void gated_chunk(void *p, uint32_t i, uint32_t thread)
@@ -187,7 +187,7 @@ static void gated_chunk(void *p, uint32_t i, uint32_t thread)
 	const struct plan_mat *mat = arg->op->mat;
 	size_t r0, r1;
 
-	chunk_rows(x, a->n_ff, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(a->n_ff, row_group(x), i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, &mat[0], r0, r1, a->x, a->n_embd, a->gate + r0, a->n_ff, thread);
 	op_matmul(x, &mat[1], r0, r1, a->x, a->n_embd, a->up + r0, a->n_ff, thread);
 	for (size_t t = 0; t < x->batch.n_rows && !x->reading; t++) {
@@ -210,11 +210,31 @@ void op_gated(struct exec *x, const struct plan_op *op)
 {
 	size_t bytes = (op->mat[0].row_bytes + op->mat[1].row_bytes) * x->act.n_ff;
 
-	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, bytes));
+	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, row_group(x), bytes));
 	if (!op_quantizes(x, op))
 		return;
 	op_bind(x, x->act.n_ff);
 	op_rows(x, op, gated_quantize, x->act.n_ff);
+}
+
+/* What is said of a row's blocks in [r0, r1), which a chunk has whole, while it has them in the
+ * cache. */
+static void digest(const struct exec *x, size_t t, bool lse, size_t r0, size_t r1)
+{
+	const struct act *a = &x->act;
+	const float *row = a->logits + t * a->n_vocab;
+
+	for (size_t r = r0; r < r1; r += LOGITS_BLOCK) {
+		size_t n = MIN(r1 - r, (size_t)LOGITS_BLOCK);
+		size_t at = t * a->n_blocks + r / LOGITS_BLOCK;
+		float max = logits_block_max(row + r, (uint32_t)n);
+
+		a->block_max[at] = max;
+		if (lse && isfinite(max))
+			x->k->logsumexp(row + r, n, &max, &a->block_lse[at]);
+		else if (lse)
+			a->block_lse[at] = (double)max;
+	}
 }
 
 static void logits_chunk(void *p, uint32_t i, uint32_t thread)
@@ -225,15 +245,22 @@ static void logits_chunk(void *p, uint32_t i, uint32_t thread)
 	float cap = x->m->hp.final_softcap;
 	size_t r0, r1;
 
-	chunk_rows(x, mat->n_out, i, arg->n_chunks, &r0, &r1);
+	chunk_rows(mat->n_out, LOGITS_BLOCK, i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, mat, r0, r1, x->act.x, mat->n_in, x->act.logits + r0, mat->n_out, thread);
 	for (size_t t = 0; t < x->batch.n_rows && cap > 0 && !x->reading; t++)
 		x->k->softcap(x->act.logits + t * mat->n_out + r0, cap, r1 - r0);
+	for (uint32_t k = 0; k < x->batch.n_slices && !x->reading; k++) {
+		const struct batch_slice *s = &x->batch.slices[k];
+
+		for (uint32_t t = s->row0; t < s->row0 + s->n; t++)
+			digest(x, t, s->s->lse, r0, r1);
+	}
 }
 
 void op_logits(struct exec *x, const struct plan_op *op)
 {
 	const struct plan_mat *mat = &op->mat[0];
 
-	op_phase(x, op, logits_chunk, chunk_count(x, mat->n_out, mat->row_bytes * mat->n_out));
+	op_phase(x, op, logits_chunk,
+	         chunk_count(x, mat->n_out, LOGITS_BLOCK, mat->row_bytes * mat->n_out));
 }

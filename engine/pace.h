@@ -1,9 +1,9 @@
 /* pace - how many prompt rows go into a step that others' next tokens wait for.
  *
- * A step takes what its decode rows take and the sum of unit * work over the paths (exec.h). Work is
- * counted in prompt rows at position 0: what attention adds with the position and what logits add
- * follow from the model's shape; what decode rows take, and a unit for each path, whose rows differ
- * by two times and more, are measured. Threads: the engine thread only. */
+ * A step takes what its decode rows take and the sum of unit * work over the paths (exec.h). Work
+ * is counted in prompt rows at position 0: what attention adds with the position and what logits
+ * add follow from the model's shape; what decode rows take, and a unit for each path, whose rows
+ * differ by two times and more, are measured. Threads: the engine thread only. */
 #pragma once
 #include <stdbool.h>
 #include "engine/exec.h"

@@ -2,8 +2,8 @@
  *
  * Bias and penalties touch at most n_bias + 64 ids, so they are kept as a sorted list of patches;
  * every pass reads the row in blocks and only a block with a patch in it is copied. Candidates come
- * from a heap whose smallest entry is a threshold that most of the vocabulary fails in one
- * comparison.
+ * from a heap whose smallest entry is a threshold that most blocks fail with their largest, which
+ * the output matrix' chunks left (logits.h), in one comparison.
  *
  * Invariants:
  * 1. Every pass visits ids in ascending order and sums in one fixed order; exp is our own, without
@@ -24,7 +24,7 @@
 
 enum {
 	HISTORY = 64,                   /* tokens that penalties look back on */
-	BLOCK = 1024,                   /* floats a pass looks at together */
+	BLOCK = LOGITS_BLOCK,           /* floats a pass looks at together */
 	LANES = 16,
 	NUCLEUS_FIRST = 1024,           /* candidates of the first try at top-p without top-k */
 	NUCLEUS_GROW = 16,
@@ -53,7 +53,7 @@ struct sampler {
 	double *block_sum;              /* one a block, for the streaming draw */
 };
 struct row {                            /* a row of logits seen through the patches */
-	const float *x;
+	const float *x, *max;           /* as in struct logits_row */
 	uint32_t n;
 	const struct patch *patch;
 	uint32_t n_patch, next;         /* next: first patch at or after the block to come */
@@ -258,48 +258,39 @@ static uint32_t patch_build(struct sampler *s, const float *logits)
 	return n;
 }
 
-/* Logits [i0, i0 + n) of the row with patches applied; buf is used only when there are some. Blocks
- * are asked for in ascending order; i0 = 0 starts a new pass. */
-static const float *row_block(struct row *r, uint32_t i0, uint32_t n, float buf[BLOCK])
+/* Is there a patch in block [i0, i0 + n)? Blocks are asked for in ascending order; i0 = 0 starts a
+ * new pass. */
+static bool row_patched(struct row *r, uint32_t i0, uint32_t n)
 {
-	const float *x = r->x + i0;
-
 	if (i0 == 0)
 		r->next = 0;
 	while (r->next < r->n_patch && (uint32_t)r->patch[r->next].id < i0)
 		r->next++;
-	if (r->next == r->n_patch || (uint32_t)r->patch[r->next].id >= i0 + n)
+	return r->next < r->n_patch && (uint32_t)r->patch[r->next].id < i0 + n;
+}
+
+/* Logits [i0, i0 + n) of the row with patches applied, in the same order; buf is used only when
+ * there are some. */
+static const float *row_block(struct row *r, uint32_t i0, uint32_t n, float buf[BLOCK])
+{
+	const float *x = r->x + i0;
+
+	if (!row_patched(r, i0, n))
 		return x;
 	memcpy(buf, x, n * sizeof(*buf));
-	for (; r->next < r->n_patch && (uint32_t)r->patch[r->next].id < i0 + n; r->next++)
-		buf[(uint32_t)r->patch[r->next].id - i0] = r->patch[r->next].x;
+	for (uint32_t k = r->next; k < r->n_patch && (uint32_t)r->patch[k].id < i0 + n; k++)
+		buf[(uint32_t)r->patch[k].id - i0] = r->patch[k].x;
 	return buf;
 }
 
-/* Largest of n values; false when one of them is NaN or +INFINITY. Lanes so that the compiler can
- * use vectors. */
-static bool block_max(const float *x, uint32_t n, float *ret)
+/* The largest of such a block; false when one of it is NaN or +INFINITY. */
+static bool row_max(struct row *r, uint32_t i0, uint32_t n, float buf[BLOCK], float *ret)
 {
-	float m[LANES], best = -INFINITY;
-	uint32_t bad[LANES] = { 0 }, any = 0, i = 0;
-
-	for (uint32_t l = 0; l < LANES; l++)
-		m[l] = -INFINITY;
-	for (; i + LANES <= n; i += LANES)
-		for (uint32_t l = 0; l < LANES; l++) {
-			m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
-			bad[l] |= !(x[i + l] <= FLT_MAX);
-		}
-	for (; i < n; i++) {
-		m[0] = x[i] > m[0] ? x[i] : m[0];
-		bad[0] |= !(x[i] <= FLT_MAX);
-	}
-	for (uint32_t l = 0; l < LANES; l++) {
-		best = m[l] > best ? m[l] : best;
-		any |= bad[l];
-	}
-	*ret = best;
-	return any == 0;
+	if (r->max && !row_patched(r, i0, n))
+		*ret = r->max[i0 / BLOCK];
+	else
+		*ret = logits_block_max(row_block(r, i0, n, buf), n);
+	return !isnan(*ret);
 }
 
 /* y = exp(x) for x <= 0 (0 below -87), relative error < 2e-7: the power of two by its bits, the
@@ -346,7 +337,7 @@ static int row_argmax(struct row *r, float *ret_x, int32_t *ret_id)
 		uint32_t n = MIN((uint32_t)BLOCK, r->n - i);
 		float m;
 
-		if (!block_max(row_block(r, i, n, buf), n, &m))
+		if (!row_max(r, i, n, buf, &m))
 			return -EBADMSG;
 		if (m > best) {
 			best = m;
@@ -460,12 +451,12 @@ static uint32_t row_top(struct row *r, uint32_t k, struct cand *c)
 
 	for (uint32_t i = 0; i < r->n; i += BLOCK) {
 		uint32_t n = MIN((uint32_t)BLOCK, r->n - i);
-		const float *x = row_block(r, i, n, buf);
+		const float *x;
 		float m;
 
-		block_max(x, n, &m);
-		if (!(m > threshold))
+		if (!row_max(r, i, n, buf, &m) || !(m > threshold))
 			continue;
+		x = row_block(r, i, n, buf);
 		for (uint32_t j = 0; j < n; j++) {
 			if (!(x[j] > threshold))
 				continue;
@@ -625,10 +616,10 @@ static int32_t draw_row(struct sampler *s, struct row *r, float best, double u)
 }
 
 /* Log-probabilities of the raw distribution: no bias, no penalties, temperature 1. */
-static int report(struct sampler *s, const float *logits, int32_t id, struct logprob *own,
-                  struct logprob *top)
+static int report(struct sampler *s, const struct logits_row *logits, int32_t id,
+                  struct logprob *own, struct logprob *top)
 {
-	struct row raw = { .x = logits, .n = s->n_vocab };
+	struct row raw = { .x = logits->x, .max = logits->max, .n = s->n_vocab };
 	struct cand c[LOGPROBS_MAX];
 	int32_t best_id;
 	uint32_t n = 0;
@@ -639,9 +630,11 @@ static int report(struct sampler *s, const float *logits, int32_t id, struct log
 	r = row_argmax(&raw, &best, &best_id);
 	if (r < 0)
 		return r;
-	lse = (double)best + log(row_sum_exp(&raw, best, 1, 0, NULL));
+	lse = logits->lse ? logits_lse(logits->lse, logits_blocks(s->n_vocab))
+	                  : (double)best + log(row_sum_exp(&raw, best, 1, 0, NULL));
 	if (own)
-		*own = (struct logprob){ .id = id, .logprob = (float)((double)logits[id] - lse) };
+		*own = (struct logprob){ .id = id,
+			                 .logprob = (float)((double)logits->x[id] - lse) };
 	if (!top || s->p.n_logprobs == 0)
 		return 0;
 	n = row_top(&raw, s->p.n_logprobs, c);
@@ -653,15 +646,17 @@ static int report(struct sampler *s, const float *logits, int32_t id, struct log
 	return 0;
 }
 
-int sampler_sample(struct sampler *s, const float *logits, int32_t *ret, struct logprob *own,
-                   struct logprob *top)
+int sampler_sample(struct sampler *s, const struct logits_row *logits, int32_t *ret,
+                   struct logprob *own, struct logprob *top)
 {
-	struct row row = { .x = logits, .n = s->n_vocab, .patch = s->patch };
+	struct row row = {
+		.x = logits->x, .max = logits->max, .n = s->n_vocab, .patch = s->patch
+	};
 	int32_t id;
 	float best;
 	int r;
 
-	row.n_patch = patch_build(s, logits);
+	row.n_patch = patch_build(s, logits->x);
 	r = row_argmax(&row, &best, &id);
 	if (r < 0)
 		return r;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "engine/logits.h"
 
 struct logit_bias {
 	int32_t id;
@@ -41,5 +42,5 @@ DEFINE_FREEP(struct sampler, sampler_free)
 void sampler_accept(struct sampler *s, int32_t id);     /* history: prompt tokens and chosen ones */
 /* logits is not changed. own: log-probability of the chosen token; top: n_logprobs entries, best
  * first (may be NULL). */
-int sampler_sample(struct sampler *s, const float *logits, int32_t *ret, struct logprob *own,
-                   struct logprob *top);
+int sampler_sample(struct sampler *s, const struct logits_row *logits, int32_t *ret,
+                   struct logprob *own, struct logprob *top);

@@ -171,12 +171,16 @@ size_t seq_room(const struct request_state *s, uint32_t n_logits)
 }
 
 /* === What becomes of a row === */
-int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
+bool seq_wants_lse(const struct request_state *s)
+{
+	return s->r->kind == REQUEST_SCORE || s->r->sampling.n_logprobs > 0;
+}
+
+int seq_eval_row(struct request_state *s, const struct logits_row *row, uint32_t pos,
                  struct row_result *ret)
 {
 	bool report = s->r->sampling.n_logprobs > 0;
 	double lse;
-	float max;
 	int e;
 
 	if (s->r->kind == REQUEST_GENERATE) {
@@ -188,10 +192,10 @@ int seq_eval_row(struct request_state *s, const struct kernels *k, const float *
 	}
 	if (s->r->kind != REQUEST_SCORE)
 		return 0;
-	k->logsumexp(row, s->r->model->hp.n_vocab, &max, &lse);
+	lse = logits_lse(row->lse, logits_blocks(s->r->model->hp.n_vocab));
 	if (!isfinite(lse))
 		return -EBADMSG;
-	ret->logprob = (float)((double)row[s->r->tokens[pos + 1]] - lse);
+	ret->logprob = (float)((double)row->x[s->r->tokens[pos + 1]] - lse);
 	return 0;
 }
 

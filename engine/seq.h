@@ -108,10 +108,12 @@ struct row_result {
 	float logprob;                  /* SCORE */
 	struct logprob own, top[SEQ_TOP_MAX];
 };
+/* Do its rows of logits need their sums of exponentials (exec_slice.lse)? */
+bool seq_wants_lse(const struct request_state *s);
 /* The part of a row that any thread may do: GENERATE draws, so the rows of a sequence come in order
  * of pos, and a row comes only if it will be used; SCORE looks up. pos: position of the row's
  * token. 0, -EBADMSG for a row that is no distribution. */
-int seq_eval_row(struct request_state *s, const struct kernels *k, const float *row, uint32_t pos,
+int seq_eval_row(struct request_state *s, const struct logits_row *row, uint32_t pos,
                  struct row_result *ret);
 /* The rest, on the engine thread, in order of pos: calls the sink. SEQ_E_END with *ret_finish when
  * the request is over by this row. */

@@ -81,13 +81,11 @@ static int bench_open(struct bench *b, const char *path, uint32_t threads, const
 static int feed(struct bench *b, struct kv_seq *kv, const int32_t *ids, uint32_t n, uint32_t pos0,
                 uint32_t chunk)
 {
-	const float *logits;
-
 	for (uint32_t pos = 0; pos < n; pos += chunk) {
 		uint32_t len = MIN(chunk, n - pos);
 		struct exec_slice s = { .kv = kv, .tokens = ids + pos, .n = len, .pos0 = pos0 + pos,
 			.n_logits = pos + len == n || chunk == 1 };
-		int r = exec_step(b->x, &s, 1, &logits, NULL);
+		int r = exec_step(b->x, &s, 1, NULL);
 
 		if (r < 0)
 			return r;
@@ -145,7 +143,6 @@ static int rows_step(struct bench *b, struct kv_seq **kv, struct arm *arm, unsig
 {
 	struct exec_slice slices[ROWS_MAX];
 	int32_t ids[ROWS_MAX];
-	const float *row;
 	double wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
 	int r;
 
@@ -155,7 +152,7 @@ static int rows_step(struct bench *b, struct kv_seq **kv, struct arm *arm, unsig
 			.kv = kv[j], .tokens = &ids[j], .n = 1, .pos0 = pos, .n_logits = 1
 		};
 	}
-	r = exec_step(b->x, slices, arm->n, &row, NULL);
+	r = exec_step(b->x, slices, arm->n, NULL);
 	arm->cpu[i] = now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 	arm->wall[i] = now(CLOCK_MONOTONIC) - wall;
 	return r;
@@ -229,11 +226,12 @@ static int logits(struct bench *b, const char *in, const char *out, uint32_t chu
 		struct exec_slice s = {
 			.kv = kv, .tokens = ids + pos, .n = len, .pos0 = pos, .n_logits = len
 		};
-		const float *row;
+		struct logits_row row;
 
-		if (exec_step(b->x, &s, 1, &row, NULL) < 0)
+		if (exec_step(b->x, &s, 1, NULL) < 0)
 			return -1;
-		fwrite(row, sizeof(float) * n_vocab, len, f);
+		exec_row(b->x, 0, &row);
+		fwrite(row.x, sizeof(float) * n_vocab, len, f);
 	}
 	return fclose(f);
 }

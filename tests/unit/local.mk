@@ -179,7 +179,7 @@ $(tests_unit_test_json_OBJECTS): | proto/qllm.pb-c.h
 UNIT_TESTS += tests/unit/test-json
 
 check_PROGRAMS += tests/unit/test-exec
-tests_unit_test_exec_SOURCES = tests/unit/plain-panels.h tests/unit/test-exec.c
+tests_unit_test_exec_SOURCES = tests/unit/exec-steps.h tests/unit/plain-panels.h tests/unit/test-exec.c
 tests_unit_test_exec_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_exec_LDADD = libengine.la libmodel.la libtext.la libggufgen.la libformat.la libkernels.la \
 	libbase.la $(UNIT_LIBS)

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "tests/lib/ggufgen.h"
+#include "tests/unit/exec-steps.h"
 #include "tests/unit/plain-panels.h"
 #include <errno.h>
 #include <math.h>
@@ -327,7 +328,7 @@ static void run_chunks(struct run *r, const int32_t *tokens, uint32_t n, uint32_
 			.path = r->path, .n_logits = len };
 		const float *logits = NULL;
 
-		assert_int_equal(exec_step(r->x, &s, 1, &logits, NULL), 0);
+		assert_int_equal(step_of(r->x, &s, 1, &logits, NULL), 0);
 		memcpy(out + pos * row, logits, len * row * sizeof(*out));
 	}
 	kv_seq_free(kv);
@@ -593,7 +594,7 @@ static void crowd_last_step(struct run *r, const struct crowd *c, const uint32_t
 			                  .n = c->len[i] - n[i] };
 
 		if (pre.n > 0)
-			assert_int_equal(exec_step(r->x, &pre, 1, &logits, NULL), 0);
+			assert_int_equal(step_of(r->x, &pre, 1, &logits, NULL), 0);
 		s[i] = (struct exec_slice){ .kv = pre.kv,
 			                    .tokens = c->tokens[i] + pre.n,
 			                    .n = n[i],
@@ -619,7 +620,7 @@ static void test_neighbours_change_no_bit(void **state)
 		run_open(&r, m, &kernels, 2);
 		crowd_open(&c, &r);
 		crowd_last_step(&r, &c, last, s);
-		assert_int_equal(exec_step(r.x, s, N_SEQS, &logits, NULL), 0);
+		assert_int_equal(step_of(r.x, s, N_SEQS, &logits, NULL), 0);
 		for (uint32_t i = 0; i < N_SEQS; i++) {
 			assert_false(s[i].cancelled);
 			assert_memory_equal(logits + i * row, c.alone[i], row * sizeof(float));
@@ -657,12 +658,12 @@ static void check_mixed(const struct ggufgen_tiny *t)
 			                    .n = n[i],
 			                    .path = paths[i],
 			                    .n_logits = 1 };
-		assert_int_equal(exec_step(r.x, &s[i], 1, &logits, NULL), 0);
+		assert_int_equal(step_of(r.x, &s[i], 1, &logits, NULL), 0);
 		memcpy(c.alone[i], logits, row * sizeof(float));
 		kv_seq_free(s[i].kv);
 		s[i].kv = seq_for(r.kv, n[i]);
 	}
-	assert_int_equal(exec_step(r.x, s, N_SEQS, &logits, NULL), 0);
+	assert_int_equal(step_of(r.x, s, N_SEQS, &logits, NULL), 0);
 	for (uint32_t i = 0; i < N_SEQS; i++) {
 		assert_memory_equal(logits + i * row, c.alone[i], row * sizeof(float));
 		kv_seq_free(s[i].kv);
@@ -774,7 +775,7 @@ static void test_cancel_inside_a_step(void **state)
 		s[0].cancel = s[3].cancel = &trip.flag;
 		atomic_store(&trip.flag, false);
 		atomic_store(&trip.left, at);
-		assert_int_equal(exec_step(r.x, s, N_SEQS, &logits, NULL), 0);
+		assert_int_equal(step_of(r.x, s, N_SEQS, &logits, NULL), 0);
 		for (uint32_t i = 0, out = 0; i < N_SEQS; i++) {
 			assert_int_equal(s[i].cancelled, i == 0 || i == 3);
 			if (!s[i].cancelled)
@@ -787,7 +788,7 @@ static void test_cancel_inside_a_step(void **state)
 	crowd_last_step(&r, &c, last, s);
 	for (uint32_t i = 0; i < N_SEQS; i++)
 		s[i].cancel = &trip.flag;
-	assert_int_equal(exec_step(r.x, s, N_SEQS, &logits, NULL), -ECANCELED);
+	assert_int_equal(step_of(r.x, s, N_SEQS, &logits, NULL), -ECANCELED);
 	for (uint32_t i = 0; i < N_SEQS; i++)
 		kv_seq_free(s[i].kv);
 	crowd_close(&c);
@@ -814,18 +815,18 @@ static void test_a_chunk_without_logits(void **state)
 		s[i] = (struct exec_slice){ .kv = seq_for(r.kv, 64), .tokens = tokens, .n = 48 };
 	/* Beside one that wants three rows, and all alone. */
 	s[0].n_logits = 3;
-	assert_int_equal(exec_step(r.x, s, 2, &logits, NULL), 0);
+	assert_int_equal(step_of(r.x, s, 2, &logits, NULL), 0);
 	assert_memory_equal(logits, want + 45 * (size_t)m->hp.n_vocab,
 	                    3 * m->hp.n_vocab * sizeof(*want));
 	s[0].n_logits = 0;
-	assert_int_equal(exec_step(r.x, s, 2, &logits, NULL), 0);
+	assert_int_equal(step_of(r.x, s, 2, &logits, NULL), 0);
 	for (uint32_t i = 0; i < 2; i++) {
 		s[i].tokens = tokens + 48;
 		s[i].pos0 = 48;
 		s[i].n = 16;
 		s[i].n_logits = 1;
 	}
-	assert_int_equal(exec_step(r.x, s, 2, &logits, NULL), 0);
+	assert_int_equal(step_of(r.x, s, 2, &logits, NULL), 0);
 	for (uint32_t i = 0; i < 2; i++) {
 		assert_memory_equal(logits + i * m->hp.n_vocab, want + 63 * (size_t)m->hp.n_vocab,
 		                    m->hp.n_vocab * sizeof(*want));
@@ -847,13 +848,13 @@ static void test_arguments(void **state)
 
 	(void)state;
 	run_open(&r, m, &kernels, 1);
-	assert_int_equal(exec_step(r.x, &s, 1, &logits, &err), -EINVAL);
+	assert_int_equal(step_of(r.x, &s, 1, &logits, &err), -EINVAL);
 	s.n_logits = 0;
 	s.n = MAX_ROWS + 1;
 	err_clear(&err);
-	assert_int_equal(exec_step(r.x, &s, 1, &logits, &err), -EINVAL);
+	assert_int_equal(step_of(r.x, &s, 1, &logits, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "320"));
-	assert_int_equal(exec_step(r.x, NULL, 0, &logits, NULL), -EINVAL);
+	assert_int_equal(step_of(r.x, NULL, 0, &logits, NULL), -EINVAL);
 	assert_null(logits);
 	run_close(&r);
 	model_unref(m);
@@ -907,9 +908,9 @@ static void test_truncated_file(void **state)
 	assert_int_equal(sigaction(SIGBUS, &guard, NULL), 0);
 	run_open(&r, m, &kernels, 2);
 	s = (struct exec_slice){ .kv = seq_for(r.kv, 1), .tokens = &token, .n = 1, .n_logits = 1 };
-	assert_int_equal(exec_step(r.x, &s, 1, &logits, &err), 0);
+	assert_int_equal(step_of(r.x, &s, 1, &logits, &err), 0);
 	assert_int_equal(ftruncate(fd, 4096), 0);
-	assert_int_equal(exec_step(r.x, &s, 1, &logits, &err), -EIO);
+	assert_int_equal(step_of(r.x, &s, 1, &logits, &err), -EIO);
 	assert_non_null(strstr(err.text, "cut or written to"));
 	kv_seq_free(s.kv);
 	run_close(&r);

@@ -122,7 +122,8 @@ static uint32_t drawn_set(const struct sampler_params *p, const float *logits,
 	for (uint32_t i = 0; i < n_draws; i++) {
 		int32_t id = -1;
 
-		assert_int_equal(sampler_sample(s, logits, &id, NULL, NULL), 0);
+		assert_int_equal(
+			sampler_sample(s, &(struct logits_row){ .x = logits }, &id, NULL, NULL), 0);
 		assert_in_range(id, 0, n_vocab - 1);
 		n += !seen[id];
 		seen[id] = true;
@@ -263,7 +264,9 @@ static void test_temperature(void **state)
 		for (uint32_t i = 0; i < 20000; i++) {
 			int32_t id;
 
-			assert_int_equal(sampler_sample(s, x, &id, NULL, NULL), 0);
+			assert_int_equal(
+				sampler_sample(s, &(struct logits_row){ .x = x }, &id, NULL, NULL),
+				0);
 			assert_true(id == 100 || id == 2400);
 			hits[mode] += id == 2400;
 		}
@@ -280,7 +283,7 @@ static int32_t one(const struct sampler_params *p, const float *x, uint32_t n)
 	int r;
 
 	assert_int_equal(sampler_new(&s, p, n), 0);
-	r = sampler_sample(s, x, &id, NULL, NULL);
+	r = sampler_sample(s, &(struct logits_row){ .x = x }, &id, NULL, NULL);
 	sampler_free(s);
 	return r < 0 ? r : id;
 }
@@ -332,6 +335,92 @@ static void test_edges(void **state)
 	}
 }
 
+/* The row with what its blocks say. */
+static const struct logits_row *blocks_of(const float *x)
+{
+	static struct logits_row row;
+	static float max[N / LOGITS_BLOCK + 1];
+	static double lse[N / LOGITS_BLOCK + 1];
+
+	for (uint32_t b = 0; b < logits_blocks(N); b++) {
+		uint32_t i0 = b * LOGITS_BLOCK, n = MIN((uint32_t)LOGITS_BLOCK, N - i0);
+		double v[LOGITS_BLOCK];
+
+		for (uint32_t i = 0; i < n; i++)
+			v[i] = (double)x[i0 + i];
+		max[b] = logits_block_max(x + i0, n);
+		lse[b] = logits_lse(v, n);
+	}
+	row = (struct logits_row){ .x = x, .max = max, .lse = lse };
+	return &row;
+}
+
+/* The same tokens with and without what the blocks say, with patches in blocks; and what a block is
+ * said to be counts. */
+static void test_blocks(void **state)
+{
+	static const uint32_t top_ks[] = { 0, 1, 40, 700 };
+	static float x[N];
+	struct logit_bias bias[] = { { 3, -INFINITY }, { 400, 9 }, { N - 1, -2 } };
+
+	(void)state;
+	fill(x, 11, 4);
+	for (uint32_t i = 0; i < 8 * ARRAY_SIZE(top_ks); i++) {
+		struct sampler *s[2] = { 0 };
+		struct sampler_params p;
+
+		sampler_params_default(&p);
+		p.top_k = top_ks[i / 8];
+		p.temp = i & 1 ? 2 : 0;
+		p.repeat_penalty = i & 2 ? 1.3f : 1;
+		p.bias = bias;
+		p.n_bias = i & 4 ? ARRAY_SIZE(bias) : 0;
+		p.seed = i;
+		for (unsigned k = 0; k < 2; k++)
+			assert_int_equal(sampler_new(&s[k], &p, N), 0);
+		for (unsigned n = 0; n < 100; n++) {
+			int32_t a, b;
+
+			assert_int_equal(
+				sampler_sample(s[0], &(struct logits_row){ .x = x }, &a, NULL,
+				               NULL),
+				0);
+			assert_int_equal(sampler_sample(s[1], blocks_of(x), &b, NULL, NULL), 0);
+			assert_int_equal(a, b);
+			sampler_accept(s[0], a);
+			sampler_accept(s[1], b);
+		}
+		sampler_free(s[0]);
+		sampler_free(s[1]);
+	}
+}
+
+static void test_block_is_believed(void **state)
+{
+	static float x[N];
+	float max[N / LOGITS_BLOCK + 1];
+	struct logits_row row = *blocks_of(x);
+	struct sampler_params p;
+	struct sampler *s = NULL;
+	int32_t id;
+
+	(void)state;
+	memcpy(max, row.max, logits_blocks(N) * sizeof(*max));
+	row.max = max;
+	x[5] = 1;
+	sampler_params_default(&p);
+	p.temp = 0;
+	assert_int_equal(sampler_new(&s, &p, N), 0);
+	assert_int_equal(sampler_sample(s, blocks_of(x), &id, NULL, NULL), 0);
+	assert_int_equal(id, 5);
+	max[0] = -INFINITY;
+	assert_int_equal(sampler_sample(s, &row, &id, NULL, NULL), 0);
+	assert_int_equal(id, LOGITS_BLOCK);
+	max[1] = NAN;
+	assert_int_equal(sampler_sample(s, &row, &id, NULL, NULL), -EBADMSG);
+	sampler_free(s);
+}
+
 static void test_deterministic(void **state)
 {
 	static float x[N];
@@ -352,7 +441,9 @@ static void test_deterministic(void **state)
 		for (uint32_t i = 0; i < 64; i++) {
 			int32_t id;
 
-			assert_int_equal(sampler_sample(s, x, &id, NULL, NULL), 0);
+			assert_int_equal(
+				sampler_sample(s, &(struct logits_row){ .x = x }, &id, NULL, NULL),
+				0);
 			sampler_accept(s, id);
 			if (round == 0)
 				a[i] = id;
@@ -373,7 +464,7 @@ static void test_logprobs(void **state)
 	struct logit_bias bias = { 77, 100 };
 	struct sampler_params p;
 	struct sampler *s = NULL;
-	struct logprob own, top[20];
+	struct logprob own, top[20], sparse, sparse_top[20];
 	double total = 0;
 	int32_t id;
 
@@ -390,7 +481,14 @@ static void test_logprobs(void **state)
 	}
 	qsort(r, N, sizeof(*r), ref_cmp);
 	assert_int_equal(sampler_new(&s, &p, N), 0);
-	assert_int_equal(sampler_sample(s, x, &id, &own, top), 0);
+	assert_int_equal(
+		sampler_sample(s, &(struct logits_row){ .x = x }, &id, &sparse, sparse_top), 0);
+	assert_int_equal(sampler_sample(s, blocks_of(x), &id, &own, top), 0);
+	assert_int_equal(sparse.id, own.id);
+	assert_true(fabsf(sparse.logprob - own.logprob) < 1e-6f);
+	for (uint32_t i = 0; i < 20; i++)
+		assert_true(sparse_top[i].id == top[i].id &&
+		            fabsf(sparse_top[i].logprob - top[i].logprob) < 1e-6f);
 	assert_int_equal(id, 77);
 	assert_int_equal(own.id, 77);
 	assert_true(fabs((double)own.logprob - ((double)x[77] - log(total))) < 1e-5);
@@ -549,6 +647,8 @@ int main(void)
 		cmocka_unit_test(test_bias_and_penalties),
 		cmocka_unit_test(test_temperature),
 		cmocka_unit_test(test_edges),
+		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_block_is_believed),
 		cmocka_unit_test(test_deterministic),
 		cmocka_unit_test(test_logprobs),
 		cmocka_unit_test(test_check),
