@@ -1,15 +1,17 @@
 /* exec-steps - exec_step for tests: every row of logits is checked against what its blocks say. */
 #pragma once
 #include <math.h>
-#include <stdlib.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
 #include "base/num.h"
 #include "engine/ops.h"
 
 /* What the blocks of a row of logits say, from the row. */
 static inline void check_blocks(const struct logits_row *row, uint32_t n_vocab, bool lse)
 {
-	if ((row->lse != NULL) != lse)
-		abort();
+	assert_true((row->lse != NULL) == lse);
 	for (uint32_t b = 0; b < logits_blocks(n_vocab); b++) {
 		uint32_t end = MIN((b + 1) * (uint32_t)LOGITS_BLOCK, n_vocab);
 		float max = -INFINITY;
@@ -19,10 +21,9 @@ static inline void check_blocks(const struct logits_row *row, uint32_t n_vocab, 
 			max = fmaxf(max, row->x[i]);
 			sum += exp((double)row->x[i]);
 		}
-		if (row->max[b] != max)
-			abort();
-		if (lse && !(fabs(row->lse[b] - log(sum)) < 1e-5))
-			abort();
+		if (row->max[b] != max || (lse && !(fabs(row->lse[b] - log(sum)) < 1e-5)))
+			fail_msg("block %u: says %g and %g, is %g and %g", b, (double)row->max[b],
+			         lse ? row->lse[b] : 0, (double)max, log(sum));
 	}
 }
 
