@@ -21,9 +21,9 @@ enum {
 };
 /* steps between two tokens of others take about this long */
 static const double STEP_TARGET_S = 0.1;
-/* what prompts may add at least, in times of what the decode rows take: on slow machines prompts of
- * the same uid go on at half speed; those of another one come in more steps, but add less to each,
- * since a gap of two steps is what nobody is to notice */
+/* What prompts may always add to a step, in times of what its decode rows take, so that they go on
+ * on slow machines. Beside another uid's rows it is half as much, in more steps: the gap of that
+ * uid is to stay well below twice what it was. */
 static const double PROMPT_LEAST = 1.0, PROMPT_LEAST_SHARED = 0.5;
 /* how much longer a step may take than one with equally many rows of each uid */
 static const double EVEN_AND_MORE = 1.25;

@@ -143,14 +143,12 @@ void exec_row(const struct exec *x, uint32_t i, struct logits_row *ret)
 {
 	const struct act *a = &x->act;
 	size_t at = (size_t)i * a->n_blocks;
-	bool lse = false;
+	const struct batch_slice *s = x->batch.slices, *last = s + x->batch.n_slices - 1;
+	bool lse;
 
-	for (uint32_t k = 0; k < x->batch.n_slices; k++) {
-		const struct batch_slice *s = &x->batch.slices[k];
-
-		if (i >= s->row0 && i < s->row0 + s->n)
-			lse = s->s->lse;
-	}
+	while (s < last && i >= s->row0 + s->n)
+		s++;
+	lse = s->s->lse;
 	*ret = (struct logits_row){ .x = a->logits + (size_t)i * a->n_vocab,
 		                    .max = a->block_max + at,
 		                    .lse = lse ? a->block_lse + at : NULL };

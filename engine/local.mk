@@ -6,7 +6,8 @@ libengine_la_SOURCES = \
 libengine_la_SOURCES += \
 	engine/engine.c engine/engine.h engine/engine-impl.h engine/engine-lane.c engine/engine-step.c \
 	engine/engine-prefix.c engine/prefix.c engine/prefix.h \
-	engine/logits.c engine/logits.h engine/pace.c engine/pace.h engine/request.c engine/request.h engine/sampler.c engine/sampler.h \
+	engine/logits.c engine/logits.h engine/pace.c engine/pace.h engine/request.c engine/request.h \
+	engine/sampler.c engine/sampler.h \
 	engine/sched.c engine/sched.h engine/seq.c engine/seq.h engine/sink.h engine/spec.c engine/spec.h \
 	engine/engine-spec.c engine/stop.c engine/stop.h
 libengine_la_LIBADD = -lm

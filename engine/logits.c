@@ -1,4 +1,9 @@
-/* logits - see logits.h. */
+/* logits - what can be said of a block of a row, and of a row by its blocks.
+ *
+ * Invariants:
+ * 1. A NaN or +INFINITY in a block is not lost: its largest is NaN, so that whoever reads only that
+ *    refuses the row as if it had read all of it.
+ * 2. Sums go in ascending order of blocks: the same bits for any chunks and threads. */
 #include "engine/logits.h"
 
 #include <float.h>

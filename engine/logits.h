@@ -20,6 +20,7 @@ static inline uint32_t logits_blocks(uint32_t n_vocab)
 {
 	return DIV_UP(n_vocab, (uint32_t)LOGITS_BLOCK);
 }
+/* Largest of n logits; NaN where one is NaN or +INFINITY, -INFINITY of none. */
 float logits_block_max(const float *x, uint32_t n);
 /* log(sum(exp(v))) of n values, in ascending order. Not finite where one is NaN or all are
  * -INFINITY. */
