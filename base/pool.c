@@ -18,8 +18,9 @@
  * 5. A thread's beat moves before each chunk: a phase lasts as long as it likes, a chunk does not.
  *
  * Straggling: where another process owns a worker's core, each phase may wait for a whole time
- * slice (milliseconds) of that process. Two such waits close together drop a quarter of the
- * threads; a probe takes one back after a delay that doubles while probes fail. */
+ * slice (milliseconds) of that process. A quarter of the threads is dropped when such waits cost
+ * more than these threads are worth; a core that a hypervisor takes away now and then costs less,
+ * and keeps them. A probe takes one back after a delay that doubles while probes fail. */
 #include "base/pool.h"
 #include "base/cleanup.h"
 #include "base/mem.h"
@@ -41,8 +42,8 @@ enum {
 	LONG_WAIT_NS = 1000 * 1000,
 	/* and this many times the mean chunk: not just a big one */
 	LONG_WAIT_CHUNKS = 3,
-	LONG_WAITS_TO_DROP = 2,
-	WINDOW_NS = 200 * 1000 * 1000,          /* within which they must fall */
+	LONG_WAITS_TO_DROP = 3,
+	WINDOW_NS = 100 * 1000 * 1000,          /* within which they must fall */
 	PROBE_MIN_NS = 100 * 1000 * 1000,
 	PROBE_MAX_NS = 1000 * 1000 * 1000,
 };
@@ -67,8 +68,9 @@ struct pool {
 	atomic_uint owner_asleep;
 	/* Owner only, but for the atomics, which pool_stats reads. */
 	alignas(CACHE_LINE) uint32_t n_threads, epoch, n_started;
-	uint32_t recent_long;                   /* long waits since window_start */
-	uint64_t window_start, probe_at, probe_delay;
+	/* long waits since window_start, which is when the first of them began, and their sum */
+	uint32_t recent_long;
+	uint64_t window_start, waited, probe_at, probe_delay;
 	atomic_uint_least64_t phases, long_waits, beats;
 	struct beat beat;
 	struct beat_watch watch;
@@ -217,26 +219,37 @@ static void set_active(struct pool *p, uint32_t active)
 	atomic_store_explicit(&p->active, active, memory_order_relaxed);
 }
 
+/* Do waits of `waited` ns in the last `elapsed` cost more than `drop` of `active` threads give?
+ * Memory is shared, so they give less than their share; two thirds are a middle. */
+static bool costs_more(uint64_t waited, uint64_t elapsed, uint32_t drop, uint32_t active)
+{
+	return (double)waited * active > (double)elapsed * drop * (2.0 / 3.0);
+}
+
 /* A phase just ended `wait` ns after the owner ran out of chunks at a mean of `chunk` ns each. */
 static void watch_straggler(struct pool *p, uint64_t now, uint64_t wait, uint64_t chunk)
 {
 	uint32_t active = atomic_load_explicit(&p->active, memory_order_relaxed);
+	uint32_t drop = MAX(active / 4, 1u);
 
 	if (wait < LONG_WAIT_NS || chunk == 0 || wait < LONG_WAIT_CHUNKS * chunk)
 		return;
 	atomic_fetch_add_explicit(&p->long_waits, 1, memory_order_relaxed);
-	if (now - p->window_start > WINDOW_NS) {
-		p->window_start = now;
+	if (p->recent_long == 0 || now - p->window_start > WINDOW_NS) {
+		p->window_start = now - wait;
+		p->waited = 0;
 		p->recent_long = 0;
 	}
-	if (++p->recent_long < LONG_WAITS_TO_DROP)
+	p->waited += wait;
+	if (++p->recent_long < LONG_WAITS_TO_DROP ||
+	    !costs_more(p->waited, now - p->window_start, drop, active))
 		return;
 	/* A probe that fails right away doubles the delay; a long good time forgets it. */
 	p->probe_delay = p->probe_at && now - p->probe_at < 2 * PROBE_MAX_NS
 		? MIN(p->probe_delay * 2, (uint64_t)PROBE_MAX_NS) : (uint64_t)PROBE_MIN_NS;
 	p->probe_at = now + p->probe_delay;
 	p->recent_long = 0;
-	set_active(p, active - MAX(active / 4, 1u));
+	set_active(p, active - drop);
 }
 
 static void maybe_probe(struct pool *p, uint64_t now)

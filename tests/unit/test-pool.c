@@ -212,7 +212,10 @@ static void test_a_hung_thread_is_seen(void **state)
 	atomic_store(&h.let_go, true);
 	atomic_store(&h.done, true);
 	pthread_join(owner, NULL);
-	assert_int_equal(pool_stuck(o.p, false), -1);
+	/* the last to look for chunks may not have had a core yet */
+	for (unsigned i = 0; i < 100 && (stuck = pool_stuck(o.p, false)) != -1; i++)
+		usleep(50000);
+	assert_int_equal(stuck, -1);
 	assert_int_equal(pool_stuck(o.p, false), -1);
 	pool_free(o.p);
 }
@@ -275,7 +278,7 @@ static void test_stragglers_drop_threads(void **state)
 		pool_stats(p, &stats);
 	} while (stats.active == 2 && now_ms() - start < 5000);
 	assert_int_equal(stats.active, 1);
-	assert_true(stats.long_waits >= 2);
+	assert_true(stats.long_waits >= 3);
 	atomic_store(&stalled, false);
 	start = now_ms();
 	do {
@@ -284,6 +287,40 @@ static void test_stragglers_drop_threads(void **state)
 	} while (stats.active == 1 && now_ms() - start < 5000);
 	assert_int_equal(stats.active, 2);
 	pool_free(p);
+}
+
+/* Four long waits at least 40 ms apart; how many threads are left. */
+static uint32_t left_by_rare_stalls(void)
+{
+	atomic_bool stalled = false;
+	struct pool_stats stats;
+	struct pool *p = NULL;
+	uint64_t start = now_ms(), next = start;
+
+	assert_int_equal(pool_new(&p, 2), 0);
+	do {
+		pool_stats(p, &stats);
+		if (now_ms() >= next) {
+			atomic_store(&stalled, true);
+			next = now_ms() + 40;
+		}
+		pool_run(p, stalled_chunk, &stalled, 16);
+		atomic_store(&stalled, false);
+	} while (stats.active == 2 && stats.long_waits < 4 && now_ms() - start < 1000);
+	pool_free(p);
+	return stats.active;
+}
+
+/* A stall now and then, as of a hypervisor that takes a core for a moment, costs less than a
+ * thread gives: none is dropped. On a busy machine others' time slices come on top. */
+static void test_rare_stalls_drop_none(void **state)
+{
+	uint32_t left = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 20 && left != 2; i++)
+		left = left_by_rare_stalls();
+	assert_int_equal(left, 2);
 }
 
 static void test_default_threads(void **state)
@@ -321,6 +358,7 @@ int main(void)
 		cmocka_unit_test(test_a_hung_thread_is_seen),
 		cmocka_unit_test(test_create_destroy),
 		cmocka_unit_test(test_stragglers_drop_threads),
+		cmocka_unit_test(test_rare_stalls_drop_none),
 		cmocka_unit_test(test_default_threads),
 		cmocka_unit_test(test_default_threads_obey_the_mask),
 	};
