@@ -51,34 +51,55 @@ INLINE size_t kv_row(const struct attn_page_args *a, const enum kv_type type)
 	return type == KV_KV4 ? kv_groups(a->head_dim) * KV_GROUP : a->head_dim;
 }
 
-/* s[i][pos] = chain over d = [d0, d1) of q[i] . K[.][pos] from 0. */
-INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type,
-                       const float *const *q, const size_t n, size_t d0, size_t d1,
-                       const char *next, float s[][KV_PAGE])
+/* Vectors of 32 elements that n queries' sums have registers for, of 16 registers: unpacking
+ * nibbles takes some, and those of vectors v and v + NV come from the same bytes. A sum that lives
+ * in memory instead makes a chain of its loads and stores: half the speed. */
+INLINE size_t row_vectors(const enum kv_type type, const size_t n)
+{
+	return type == KV_KV4 && VL < 16 && n * 2 * NV > 8 ? NV : 2 * NV;
+}
+
+/* s[i][pos] = chain over d = [d0, d1) of q[i] . K[.][pos] from 0, for np vectors of positions: p0,
+ * p0 + step, .. */
+INLINE void attn_chain_of(const struct attn_page_args *a, const enum kv_type type,
+                          const float *const *q, const size_t n, size_t d0, size_t d1,
+                          const size_t p0, const size_t np, const size_t step, const char *next,
+                          float s[][KV_PAGE])
 {
 	UNINIT vf acc[ATTN_QUERIES][PAGE_V];
 
 	UNROLL for (size_t i = 0; i < n; i++) {
-		UNROLL for (size_t p = 0; p < PAGE_V; p++)
+		UNROLL for (size_t p = 0; p < np; p++)
 			acc[i][p] = v_set1(0.0f);
 	}
 	for (size_t d = d0; d < d1; d++) {
-		UNINIT vf k[PAGE_V];
+		UNINIT vf e[ATTN_QUERIES];
 
 		if (next)
 			__builtin_prefetch(kv_at(type, next, d * KV_PAGE));
-		UNROLL for (size_t p = 0; p < PAGE_V; p++)
-			k[p] = kv_load(type, a->k, d * KV_PAGE + p * VL);
-		UNROLL for (size_t i = 0; i < n; i++) {
-			const vf e = v_set1(q[i][d]);
+		UNROLL for (size_t i = 0; i < n; i++)
+			e[i] = v_set1(q[i][d]);
+		UNROLL for (size_t p = 0; p < np; p++) {
+			const vf k = kv_load(type, a->k, d * KV_PAGE + (p0 + p * step) * VL);
 
-			UNROLL for (size_t p = 0; p < PAGE_V; p++)
-				acc[i][p] = v_fma(e, k[p], acc[i][p]);
+			UNROLL for (size_t i = 0; i < n; i++)
+				acc[i][p] = v_fma(e[i], k, acc[i][p]);
 		}
 	}
 	UNROLL for (size_t i = 0; i < n; i++)
-		UNROLL for (size_t p = 0; p < PAGE_V; p++)
-			v_store(s[i] + p * VL, acc[i][p]);
+		UNROLL for (size_t p = 0; p < np; p++)
+			v_store(s[i] + (p0 + p * step) * VL, acc[i][p]);
+}
+
+/* All positions. */
+INLINE void attn_chain(const struct attn_page_args *a, const enum kv_type type,
+                       const float *const *q, const size_t n, size_t d0, size_t d1,
+                       const char *next, float s[][KV_PAGE])
+{
+	const size_t np = row_vectors(type, n), step = PAGE_V / np;
+
+	UNROLL for (size_t p0 = 0; p0 < step; p0++)
+		attn_chain_of(a, type, q, n, d0, d1, p0, np, step, p0 ? NULL : next, s);
 }
 
 /* As attn_scores: factors go to the query, offsets make one number of it. */
@@ -194,39 +215,43 @@ INLINE float attn_softmax(const struct attn_page_args *a, size_t query, float s[
 }
 
 /* acc[d] = acc[d] * corr, then += P * V over positions [lo, hi), for n queries and nv vectors from
- * d; p: P as V's codes want it. */
+ * d on, `step` apart; p: P as V's codes want it. */
 INLINE void attn_values(const struct attn_page_args *a, const enum kv_type type,
-                        const size_t *query, const size_t n, const size_t nv, size_t d,
-                        float p[][KV_PAGE], const float *corr, size_t lo, size_t hi,
+                        const size_t *query, const size_t n, const size_t nv, const size_t step,
+                        size_t d, float p[][KV_PAGE], const float *corr, size_t lo, size_t hi,
                         const char *next)
 {
 	UNINIT vf acc[ATTN_QUERIES][2 * NV];
 
-	UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t v = 0; v < nv; v++)
-		acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * VL) * v_set1(corr[i]);
+	UNROLL for (size_t i = 0; i < n; i++)
+		UNROLL for (size_t v = 0; v < nv; v++)
+			acc[i][v] = v_load(a->acc + query[i] * a->head_dim + d + v * step * VL) *
+			            v_set1(corr[i]);
 	for (size_t pos = lo; pos < hi; pos++) {
-		UNINIT vf x[2 * NV];
+		const size_t row = pos * kv_row(a, type) + d;
+		UNINIT vf e[ATTN_QUERIES];
 
 		if (next)
-			__builtin_prefetch(kv_at(type, next, pos * kv_row(a, type) + d));
-		UNROLL for (size_t v = 0; v < nv; v++)
-			x[v] = kv_load(type, a->v, pos * kv_row(a, type) + d + v * VL);
-		UNROLL for (size_t i = 0; i < n; i++) {
-			const vf e = v_set1(p[i][pos]);
+			__builtin_prefetch(kv_at(type, next, row));
+		UNROLL for (size_t i = 0; i < n; i++)
+			e[i] = v_set1(p[i][pos]);
+		UNROLL for (size_t v = 0; v < nv; v++) {
+			const vf x = kv_load(type, a->v, row + v * step * VL);
 
-			UNROLL for (size_t v = 0; v < nv; v++)
-				acc[i][v] = v_fma(e, x[v], acc[i][v]);
+			UNROLL for (size_t i = 0; i < n; i++)
+				acc[i][v] = v_fma(e[i], x, acc[i][v]);
 		}
 	}
 	UNROLL for (size_t i = 0; i < n; i++)
 		UNROLL for (size_t v = 0; v < nv; v++)
-			v_store(a->acc + query[i] * a->head_dim + d + v * VL, acc[i][v]);
+			v_store(a->acc + query[i] * a->head_dim + d + v * step * VL, acc[i][v]);
 }
 
 INLINE void attn_value_rows(const struct attn_page_args *a, const enum kv_type type,
                             const size_t *query, const size_t n, float p[][KV_PAGE],
                             const float *corr, size_t lo, size_t hi, const char *next)
 {
+	const size_t nv = row_vectors(type, n), step = 2 * NV / nv;
 	UNINIT float scaled[ATTN_QUERIES][KV_PAGE];
 
 	for (size_t d = 0; d < a->head_dim; d += KV_GROUP) {
@@ -242,10 +267,13 @@ INLINE void attn_value_rows(const struct attn_page_args *a, const enum kv_type t
 					        v_load(p[i] + j) * v_load_f16(factor + j));
 			of = scaled;
 		}
-		if (whole)
-			attn_values(a, type, query, n, 2 * NV, d, of, corr, lo, hi, next);
-		else
-			attn_values(a, type, query, n, NV, d, of, corr, lo, hi, next);
+		if (!whole) {
+			attn_values(a, type, query, n, NV, 1, d, of, corr, lo, hi, next);
+			continue;
+		}
+		UNROLL for (size_t v = 0; v < step; v++)
+			attn_values(a, type, query, n, nv, step, d + v * VL, of, corr, lo, hi,
+			            v ? NULL : next);
 	}
 }
 
