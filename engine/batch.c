@@ -3,12 +3,15 @@
  * Invariants:
  * 1. Slices with no live rows are not in `slices`; row0 of each is the sum of n of those before it.
  * 2. Partials are numbered within a step and kind of layer, less than max_parts; a single token
- *    whose segments find no room there is walked by one task instead, with the same result. */
+ *    whose segments find no room there is walked by one task instead, with the same result.
+ * 3. A task is shared only over a segment that all its tokens see from its first position to its
+ *    last, and whose pages are the same ones in all their tables. */
 #include "engine/batch.h"
 
 #include <errno.h>
 #include "base/mem.h"
 #include "base/num.h"
+#include "engine/kv.h"
 
 int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t window,
                uint32_t block)
@@ -25,7 +28,8 @@ int batch_init(struct batch *b, uint32_t max_rows, uint32_t max_parts, uint32_t 
 	for (unsigned i = 0; i < ARRAY_SIZE(b->tasks); i++) {
 		b->tasks[i].v = mem_allocn((size_t)max_rows + max_parts, sizeof(*b->tasks[i].v));
 		b->tasks[i].split = mem_allocn(max_rows, sizeof(*b->tasks[i].split));
-		if (!b->tasks[i].v || !b->tasks[i].split)
+		b->tasks[i].parts = mem_allocn(max_parts, sizeof(*b->tasks[i].parts));
+		if (!b->tasks[i].v || !b->tasks[i].split || !b->tasks[i].parts)
 			return -ENOMEM;
 	}
 	return 0;
@@ -36,6 +40,7 @@ void batch_deinit(struct batch *b)
 	for (unsigned i = 0; i < ARRAY_SIZE(b->tasks); i++) {
 		mem_free(b->tasks[i].v);
 		mem_free(b->tasks[i].split);
+		mem_free(b->tasks[i].parts);
 	}
 	mem_free(b->slices);
 	mem_free(b->pos);
@@ -50,26 +55,111 @@ uint64_t batch_bytes(const struct batch *b)
 	uint64_t row = sizeof(*b->slices) + sizeof(*b->pos) + sizeof(*b->token) + sizeof(*b->q) +
 	               2 * (sizeof(*t->v) + sizeof(*t->split));
 
-	return b->max_rows * row + 2 * b->max_parts * sizeof(*t->v);
+	return b->max_rows * row + 2 * b->max_parts * (sizeof(*t->v) + sizeof(*t->parts));
 }
 
-/* One token, one task a segment. False when the partials have no room. */
-static bool split_token(struct batch *b, struct attn_tasks *t, uint32_t *n_parts,
-                        struct attn_task task)
+/* Segments that a token at pos sees whole and does not write to: [s0, s1). */
+struct seg_range {
+	uint32_t s0, s1;
+};
+
+static struct seg_range whole_segments(const struct batch *b, bool windowed, uint32_t pos)
 {
+	return (struct seg_range){ DIV_UP(batch_first_seen(b, windowed, pos),
+		                          (uint32_t)SEG_POSITIONS),
+		                   pos / SEG_POSITIONS };
+}
+
+/* Do pages [p0, p1) of a's and b's tables exist and are the same ones? */
+static bool same_pages(const struct batch_slice *a, const struct batch_slice *b, bool windowed,
+                       uint32_t p0, uint32_t p1)
+{
+	enum kv_part part = windowed ? KV_WINDOW : KV_GLOBAL;
+
+	for (uint32_t p = p0; p < p1; p++) {
+		const struct kv_page *page = kv_seq_page(a->s->kv, part, p);
+
+		if (!page || page != kv_seq_page(b->s->kv, part, p))
+			return false;
+	}
+	return true;
+}
+
+/* The earlier slice of a split token that has most segments from seen.s0 on in common with slice i,
+ * by their last pages; NULL: there is none. */
+static const struct batch_slice *find_twin(const struct batch *b, const struct attn_tasks *t,
+                                           uint32_t i, bool windowed, struct seg_range seen)
+{
+	const struct batch_slice *twin = NULL;
+	uint32_t most = seen.s0;
+
+	for (uint32_t j = i; j-- > 0 && most < seen.s1;) {
+		const struct batch_slice *s = &b->slices[j];
+		struct seg_range other = whole_segments(b, windowed, s->pos0);
+		uint32_t seg = seen.s0, end = MIN(seen.s1, other.s1);
+
+		if (s->n != 1 || t->split[s->row0].n == 0 || other.s0 > seg)
+			continue;
+		while (seg < end && same_pages(&b->slices[i], s, windowed,
+		                               seg * SEG_PAGES + (SEG_PAGES - 1),
+		                               (seg + 1) * SEG_PAGES))
+			seg++;
+		if (seg > most) {
+			most = seg;
+			twin = s;
+		}
+	}
+	return twin;
+}
+
+/* Part `part` of a token of slice s takes part in the task of the twin's part over `seg`, if it may
+ * and there is room. */
+static bool join_task(const struct batch *b, struct attn_tasks *t, const struct batch_slice *s,
+                      const struct batch_slice *twin, bool windowed, uint32_t seg, uint32_t part)
+{
+	struct seg_range other = whole_segments(b, windowed, twin->pos0);
+	uint32_t seg0 = batch_first_seen(b, windowed, twin->pos0) / SEG_POSITIONS;
+	struct attn_part *peer;
+
+	if (seg < other.s0 || seg >= other.s1)
+		return false;
+	peer = &t->parts[t->split[twin->row0].part + seg - seg0];
+	if (t->v[peer->task].n >= b->block ||
+	    !same_pages(s, twin, windowed, seg * SEG_PAGES, (seg + 1) * SEG_PAGES))
+		return false;
+	t->parts[part] = (struct attn_part){ s->row0, peer->task, peer->next };
+	peer->next = (int32_t)part;
+	t->v[peer->task].n++;
+	return true;
+}
+
+/* One token, a part a segment and a task for each that it does not share. False when the partials
+ * have no room. */
+static bool split_token(struct batch *b, bool windowed, uint32_t *n_parts, struct attn_task task)
+{
+	struct attn_tasks *t = &b->tasks[windowed];
+	const struct batch_slice *s = &b->slices[task.slice], *twin = NULL;
+	struct seg_range seen = whole_segments(b, windowed, task.pos);
 	uint32_t n = task.seg1 - task.seg0;
 
 	if (n < 2 || n > b->max_parts - *n_parts)
 		return false;
+	if (s->n == 1)
+		twin = find_twin(b, t, task.slice, windowed, seen);
 	t->split[task.row] = (struct attn_split){ *n_parts, n };
 	t->any_split = true;
 	for (uint32_t seg = task.seg0; seg < task.seg1; seg++) {
 		struct attn_task one = task;
+		uint32_t part = (*n_parts)++;
 
+		if (twin && seg >= seen.s0 && seg < seen.s1 &&
+		    join_task(b, t, s, twin, windowed, seg, part))
+			continue;
 		one.seg0 = seg;
 		one.seg1 = seg + 1;
 		one.split = true;
-		one.part = (*n_parts)++;
+		one.part = part;
+		t->parts[part] = (struct attn_part){ task.row, t->n, ATTN_NO_PART };
 		t->v[t->n++] = one;
 	}
 	return true;
@@ -97,7 +187,7 @@ static void make_tasks(struct batch *b, bool windowed)
 			task.seg0 = batch_first_seen(b, windowed, task.pos) / SEG_POSITIONS;
 			task.seg1 = (task.pos + n - 1) / SEG_POSITIONS + 1;
 			end = off;
-			if (n == 1 && split_token(b, t, &n_parts, task))
+			if (n == 1 && split_token(b, windowed, &n_parts, task))
 				continue;
 			t->v[t->n++] = task;
 		}

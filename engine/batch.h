@@ -4,7 +4,8 @@
  * Rows of a slice are consecutive; slices keep the caller's order. Attention is a fold over
  * segments of SEG_PAGES pages whose bounds are fixed by position, each from a fresh state, merged
  * in ascending order: the same arithmetic whether one task walks all segments of a block of tokens
- * or each segment is a task of its own (`split`, for single tokens). */
+ * or each segment is a task of its own (`split`, for single tokens). Split tokens of several
+ * sequences that share a segment's pages share its task: each page is read once for all of them. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,12 +24,18 @@ struct batch_slice {
 	uint32_t page0, page1, stage;
 };
 struct attn_task {
-	/* tokens at rows [row, row + n), the first at position pos */
+	/* tokens at rows [row, row + n), the first at position pos; of a split task with n > 1 the
+	 * first token of those that its parts name, all of which see the segment whole */
 	uint32_t slice, row, n, pos;
 	uint32_t seg0, seg1;            /* segments [seg0, seg1) */
-	/* state goes to partial `part`, else the task finishes its rows */
+	/* states go to the partials from `part` on, else the task finishes its rows */
 	bool split;
 	uint32_t part;
+};
+enum { ATTN_NO_PART = -1 };
+struct attn_part {                      /* whose state of which task a partial is */
+	uint32_t row, task;
+	int32_t next;                   /* of the same task, or ATTN_NO_PART */
 };
 struct attn_split {                     /* partials of a row; n = 0: its task finished it */
 	uint32_t part, n;
@@ -37,6 +44,7 @@ struct attn_tasks {
 	struct attn_task *v;
 	uint32_t n;
 	struct attn_split *split;       /* one a row */
+	struct attn_part *parts;        /* [max_parts] */
 	bool any_split;
 };
 struct batch {

@@ -17,6 +17,7 @@ enum {
 	/* queries that meet a page together: their state stays in L2 */
 	ATTN_QUERIES = 64,
 	ATTN_BLOCK_MAX = 32,            /* tokens */
+	ATTN_PARTS = 512,
 };
 
 static const op_fn ops[OP_COUNT] = {
@@ -58,8 +59,8 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 		.threads = x->threads,
 		.block = CLAMP(ATTN_QUERIES / (hp->n_head / hp->n_head_kv), 1u,
 		               (uint32_t)ATTN_BLOCK_MAX),
-		/* One token over the whole context can be split. */
-		.max_parts = hp->n_ctx_train / SEG_POSITIONS + 1,
+		/* One token over the whole context can be split; 64 over 2,000 positions. */
+		.max_parts = MAX(hp->n_ctx_train / SEG_POSITIONS + 1, (uint32_t)ATTN_PARTS),
 		.max_in = x->plan->max_in,
 		.panels = k->panel_in != NULL,
 	};

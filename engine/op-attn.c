@@ -1,7 +1,7 @@
 /* op-attn - attention over the pages, a chunk a (task, KV head).
  *
- * All queries of a task that share the KV head (its GQA group times the tokens of the block) meet
- * each page together.
+ * All queries of a task that share the KV head (its GQA group times the tokens of the block, or of
+ * the sequences that share the segment) meet each page together.
  * Invariants:
  * 1. A query's state over a segment starts fresh and folds the pages that it sees in ascending
  *    order; segments are merged in ascending order. Neither the other tokens of the block nor the
@@ -57,37 +57,59 @@ static bool set_ranges(const struct exec *x, const struct plan_op *op, const str
 	return any;
 }
 
+/* What is the same for all pages; n queries from q on. */
+static struct attn_page_args page_args(const struct exec *x, const struct attn_task *t,
+                                       const float *q, const struct attn_state *s,
+                                       const struct act_thread *th)
+{
+	const struct hparams *hp = &x->m->hp;
+
+	return (struct attn_page_args){ .q = q,
+		                        .ldq = hp->head_dim,
+		                        .n_q = t->n * (hp->n_head / hp->n_head_kv),
+		                        .head_dim = hp->head_dim,
+		                        .lo = th->lo,
+		                        .hi = th->hi,
+		                        .scale = hp->attn_scale,
+		                        .softcap = hp->attn_softcap,
+		                        .type = kv_seq_type(x->batch.slices[t->slice].s->kv),
+		                        .m = s->m,
+		                        .l = s->l,
+		                        .acc = s->acc };
+}
+
+static void set_page(struct attn_page_args *a, const struct kv_seq *kv, uint32_t page,
+                     uint32_t last, uint32_t layer, uint32_t head)
+{
+	bool more = page < last;
+
+	a->k = kv_seq_k(kv, page, layer, head);
+	a->v = kv_seq_v(kv, page, layer, head);
+	a->next_k = more ? kv_seq_k(kv, page + 1, layer, head) : NULL;
+	a->next_v = more ? kv_seq_v(kv, page + 1, layer, head) : NULL;
+}
+
+static float *queries(const struct exec *x, uint32_t row, uint32_t head)
+{
+	const struct hparams *hp = &x->m->hp;
+	size_t group = hp->n_head / hp->n_head_kv;
+
+	return x->act.q + ((size_t)head * x->max_rows + row) * group * hp->head_dim;
+}
+
 static void fold_segment(const struct exec *x, const struct plan_op *op, const struct attn_task *t,
                          uint32_t head, uint32_t seg, const struct attn_state *s,
                          const struct act_thread *th)
 {
-	const struct hparams *hp = &x->m->hp;
 	const struct kv_seq *kv = x->batch.slices[t->slice].s->kv;
-	size_t hd = hp->head_dim, group = hp->n_head / hp->n_head_kv;
 	uint32_t first = MAX(batch_first_seen(&x->batch, op->windowed, t->pos),
 	                     seg * SEG_POSITIONS) /
 	                 KV_PAGE;
 	uint32_t last = MIN(t->pos + t->n - 1, seg * SEG_POSITIONS + (SEG_POSITIONS - 1)) / KV_PAGE;
-	struct attn_page_args a = { .q = x->act.q + (head * x->max_rows + t->row) * group * hd,
-		                    .ldq = hd,
-		                    .n_q = t->n * group,
-		                    .head_dim = hd,
-		                    .lo = th->lo,
-		                    .hi = th->hi,
-		                    .scale = hp->attn_scale,
-		                    .softcap = hp->attn_softcap,
-		                    .type = kv_seq_type(kv),
-		                    .m = s->m,
-		                    .l = s->l,
-		                    .acc = s->acc };
+	struct attn_page_args a = page_args(x, t, queries(x, t->row, head), s, th);
 
 	for (uint32_t page = first; page <= last; page++) {
-		bool more = page < last;
-
-		a.k = kv_seq_k(kv, page, op->layer, head);
-		a.v = kv_seq_v(kv, page, op->layer, head);
-		a.next_k = more ? kv_seq_k(kv, page + 1, op->layer, head) : NULL;
-		a.next_v = more ? kv_seq_v(kv, page + 1, op->layer, head) : NULL;
+		set_page(&a, kv, page, last, op->layer, head);
 		if (a.type != KV_KV4) {
 			set_ranges(x, op, t, page, page, UINT32_MAX, th);
 			x->k->attn_page(&a);
@@ -101,7 +123,7 @@ static void fold_segment(const struct exec *x, const struct plan_op *op, const s
 
 			own.type = KV_KV8;
 			own.k = op_open_tile(x, &x->batch.slices[t->slice], page, op->layer, head);
-			own.v = (const char *)own.k + kv_k_bytes(KV_KV8, hd);
+			own.v = (const char *)own.k + kv_k_bytes(KV_KV8, a.head_dim);
 			own.next_k = own.next_v = NULL;
 			x->k->attn_page(&own);
 		}
@@ -138,6 +160,38 @@ static struct attn_state part_state(const struct exec *x, uint32_t part, uint32_
 		                    x->act.part_acc + i * hp->head_dim };
 }
 
+/* A segment that rows of several sequences share and see whole (batch.h): all their queries meet
+ * each page together. acc[1], which only merging needs, holds the queries. */
+static void attn_shared(struct exec *x, const struct plan_op *op, const struct attn_task *t,
+                        uint32_t head, const struct act_thread *th)
+{
+	const struct attn_part *parts = x->batch.tasks[op->windowed].parts;
+	const struct kv_seq *kv = x->batch.slices[t->slice].s->kv;
+	struct attn_state s = { th->m[0], th->l[0], th->acc[0] };
+	struct attn_page_args a = page_args(x, t, th->acc[1], &s, th);
+	size_t group = a.n_q / t->n, width = group * a.head_dim, i = 0;
+	uint32_t last = t->seg1 * SEG_PAGES - 1;
+
+	for (int32_t part = (int32_t)t->part; part >= 0; part = parts[part].next, i++)
+		memcpy(th->acc[1] + i * width, queries(x, parts[part].row, head),
+		       width * sizeof(float));
+	memset(th->lo, 0, a.n_q);
+	memset(th->hi, KV_PAGE, a.n_q);
+	state_reset(&s, a.n_q);
+	for (uint32_t page = t->seg0 * SEG_PAGES; page <= last; page++) {
+		set_page(&a, kv, page, last, op->layer, head);
+		x->k->attn_page(&a);
+	}
+	i = 0;
+	for (int32_t part = (int32_t)t->part; part >= 0; part = parts[part].next, i++) {
+		struct attn_state to = part_state(x, (uint32_t)part, head);
+
+		memcpy(to.m, s.m + i * group, group * sizeof(float));
+		memcpy(to.l, s.l + i * group, group * sizeof(float));
+		memcpy(to.acc, s.acc + i * width, width * sizeof(float));
+	}
+}
+
 static void attn_chunk(void *p, uint32_t i, uint32_t thread)
 {
 	struct op_arg *arg = p;
@@ -148,7 +202,9 @@ static void attn_chunk(void *p, uint32_t i, uint32_t thread)
 
 	if (x->reading)
 		return;
-	if (t->split) {
+	if (t->split && t->n > 1) {
+		attn_shared(x, arg->op, t, head, &x->act.threads[thread]);
+	} else if (t->split) {
 		struct attn_state s = part_state(x, t->part, head);
 
 		state_reset(&s, hp->n_head / hp->n_head_kv);

@@ -112,6 +112,12 @@ tests_unit_test_prefix_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_prefix_LDADD = $(tests_unit_test_engine_LDADD)
 UNIT_TESTS += tests/unit/test-prefix
 
+check_PROGRAMS += tests/unit/test-attn
+tests_unit_test_attn_SOURCES = tests/unit/test-attn.c tests/unit/exec-steps.h
+tests_unit_test_attn_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_attn_LDADD = $(tests_unit_test_engine_LDADD)
+UNIT_TESTS += tests/unit/test-attn
+
 check_PROGRAMS += tests/unit/test-window
 tests_unit_test_window_SOURCES = tests/unit/test-window.c tests/unit/engine-jobs.h
 tests_unit_test_window_CPPFLAGS = $(UNIT_CPPFLAGS)
