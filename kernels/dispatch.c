@@ -182,6 +182,9 @@ void kernels_fill_amx(struct kernels *k)
 void kernels_fill_neon(struct kernels *k)
 {
 	neon_fill_packed(k);
+	neon_fill_float(k);
+	neon_fill_elem(k);
+	neon_fill_attn(k);
 }
 #endif
 

@@ -41,6 +41,6 @@ endif
 if ARCH_AARCH64
 noinst_LTLIBRARIES += libkernels-neon.la
 libkernels_la_LIBADD += libkernels-neon.la
-libkernels_neon_la_SOURCES = kernels/neon/packed.c
+libkernels_neon_la_SOURCES = kernels/neon/attn.c kernels/neon/elem.c kernels/neon/float.c kernels/neon/packed.c kernels/neon/vec.h
 libkernels_neon_la_CFLAGS = $(PLAIN_CFLAGS) $(KERNEL_CFLAGS) -march=armv8.2-a+dotprod
 endif

@@ -347,7 +347,7 @@ INLINE void attn_block(const struct attn_page_args *a, const enum kv_type type,
 	}
 #if VL == 1
 #define ATTN_BLOCKS(each, type) each(type, 1)
-#elif VL == 8
+#elif VL < 16
 #define ATTN_BLOCKS(each, type) each(type, 1) each(type, 2) each(type, 3)
 #else
 #define ATTN_BLOCKS(each, type) \

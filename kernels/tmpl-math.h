@@ -81,18 +81,22 @@ INLINE vf v_tanh(vf x)
 	(ret) = t_[0][0]; \
 } while (0)
 #else
+/* TREE_HALF: the first two steps, to t. */
 #if VL == 16
 #define V_DOWN(v, n) \
 	__builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, \
 	                        8, 9, 10, 11, 12, 13, 14, 15)
-#define TREE_FIRST(v, op) op(v[0], V_DOWN(v[0], 8))
-#else
+#define TREE_HALF(t, v, op) (t) = op(v[0], V_DOWN(v[0], 8)), (t) = op(t, V_DOWN(t, 4))
+#elif VL == 8
 #define V_DOWN(v, n) __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, 4, 5, 6, 7)
-#define TREE_FIRST(v, op) op(v[0], v[1])
+#define TREE_HALF(t, v, op) (t) = op(v[0], v[1]), (t) = op(t, V_DOWN(t, 4))
+#else
+#define V_DOWN(v, n) __builtin_shufflevector(v, v, n, n + 1, 2, 3)
+#define TREE_HALF(t, v, op) (t) = op(v[0], v[2]), (t) = op(t, op(v[1], v[3]))
 #endif
 #define TREE(ret, v, op) do { \
-	vf t_ = TREE_FIRST(v, op); \
-	t_ = op(t_, V_DOWN(t_, 4)); \
+	vf t_; \
+	TREE_HALF(t_, v, op); \
 	t_ = op(t_, V_DOWN(t_, 2)); \
 	t_ = op(t_, V_DOWN(t_, 1)); \
 	(ret) = t_[0]; \

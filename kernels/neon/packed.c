@@ -1,13 +1,15 @@
-/* packed - NEON products with packed rows (kernels/pack.h): four rows are one vector.
+/* packed - NEON products with quantized rows: four packed rows (kernels/pack.h) are one vector.
  *
  * sdot takes 4 codes of 4 rows and 4 bytes of a token, a lane of the 16 that are one load, to the
  * rows' exact int32. All codes fit signed bytes; offsets leave through the sums of the activations.
  * A group of 16 elements of 16 rows is unpacked to sixteen registers and met by every token, whose
- * sums stay in the first cache. */
+ * sums stay in the first cache. Rows in place are packed 16 at a time into scratch: that takes an
+ * instruction or two a weight, a product by scalar means several. */
 #include <arm_neon.h>
 #include <string.h>
 #include "kernels/kernels.h"
 #include "kernels/levels.h"
+#include "kernels/pack.h"
 #include "kernels/r16.h"
 #include "kernels/tables.h"
 
@@ -18,6 +20,7 @@
 enum {
 	QUADS = PACK_ROWS / 4,
 	BLOCK_TOKENS = 64,      /* whose sums are half of scratch's fixed part */
+	SCRATCH_FIXED = 16384,
 };
 
 INLINE bool is_values(const enum qtype type)
@@ -267,15 +270,40 @@ INLINE void packed(const struct mm_args *m, const enum qtype type)
 		}
 }
 
-#define DEFINE_PACKED(name, id) \
+/* Rows in place; the packed ones stand behind the fixed part of scratch. */
+INLINE void in_place(const struct mm_args *m, const enum qtype type)
+{
+	struct mm_args group = *m;
+	uint8_t *to = (uint8_t *)m->scratch + SCRATCH_FIXED;
+
+	group.w = to;
+	group.row_bytes = 0;
+	group.r0 = 0;
+	for (size_t r = m->r0; r < m->r1; r += PACK_ROWS) {
+		group.r1 = m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS;
+		group.y = m->y + r;
+		pack_group(to, type, (const uint8_t *)m->w + r * m->row_bytes, m->row_bytes,
+		           group.r1, m->n_in);
+		packed(&group, type);
+	}
+}
+
+#define DEFINE_PRODUCTS(name, id) \
 	static void packed_##name(const struct mm_args *m) \
 	{ \
 		packed(m, QTYPE_##id); \
+	} \
+	static void in_place_##name(const struct mm_args *m) \
+	{ \
+		in_place(m, QTYPE_##id); \
 	}
-Q16_TYPES(DEFINE_PACKED)
+Q16_TYPES(DEFINE_PRODUCTS)
 
 void neon_fill_packed(struct kernels *k)
 {
-#define SET_PACKED(name, id) k->mm_packed[QTYPE_##id] = packed_##name;
-	Q16_TYPES(SET_PACKED)
+#define SET_PRODUCTS(name, id) \
+	k->mm_packed[QTYPE_##id] = packed_##name; \
+	k->mm[QTYPE_##id] = in_place_##name; \
+	k->mm_level[QTYPE_##id] = "neon";
+	Q16_TYPES(SET_PRODUCTS)
 }
