@@ -227,12 +227,14 @@ void batch_begin(struct batch *b, struct exec_slice *slices, size_t n_slices)
 	uint32_t stage = 0;
 
 	b->n_slices = b->n_rows = 0;
+	b->turned = false;
 	for (size_t i = 0; i < n_slices; i++) {
 		struct exec_slice *s = &slices[i];
 
 		s->cancelled = false;
 		if (s->n == 0)
 			continue;
+		b->turned = s->kv && kv_seq_type(s->kv) == KV_KV4;
 		b->slices[b->n_slices++] =
 			(struct batch_slice){ .s = s,
 			                      .row0 = b->n_rows,

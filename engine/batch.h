@@ -54,6 +54,7 @@ struct batch {
 	 * none where it takes panel products */
 	uint32_t *q;
 	bool panels;                    /* prompt rows take panel products */
+	bool turned;                    /* pages hold turned values (op_turn) */
 	uint32_t n_panel;               /* rows that do in this step */
 	uint32_t n_slices, n_rows;
 	uint32_t max_rows, max_parts;

@@ -105,6 +105,9 @@ static int check_step(const struct exec *x, const struct exec_slice *slices, siz
 		               "a step of %llu rows and %llu rows of logits; room is for %u and %u",
 		               (unsigned long long)rows, (unsigned long long)logits, x->max_rows,
 		               x->max_logits);
+	for (size_t i = 1; i < n_slices; i++)
+		if (kv_seq_type(slices[i].kv) != kv_seq_type(slices[0].kv))
+			return err_set(err, -EINVAL, "a step over pages of two types");
 	return 0;
 }
 

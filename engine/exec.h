@@ -38,8 +38,9 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
              uint32_t max_rows, uint32_t max_logits, struct err *err);
 struct exec *exec_free(struct exec *x);
 DEFINE_FREEP(struct exec, exec_free)
-/* sum of n <= max_rows, sum of n_logits <= max_logits. 0, -ECANCELED when every slice was
- * cancelled, -EIO when the model's mapping is poisoned (weightmap.h): results are void then. */
+/* sum of n <= max_rows, sum of n_logits <= max_logits, pages of one type. 0, -ECANCELED when every
+ * slice was cancelled, -EIO when the model's mapping is poisoned (weightmap.h): results are void
+ * then. */
 int exec_step(struct exec *x, struct exec_slice *slices, size_t n_slices, struct err *err);
 /* Row of logits i of the last step, in slice order (cancelled slices' rows left out), valid until
  * the next one. */

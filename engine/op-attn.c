@@ -24,7 +24,7 @@ static void state_reset(const struct attn_state *s, size_t n_q)
 		s->m[i] = -INFINITY;
 }
 
-/* acc / l of one token's group, to its place in ATT. */
+/* acc / l of one token's group, turned back, to its place in ATT. */
 static void finish_token(const struct exec *x, const float *l, const float *acc, size_t row,
                          uint32_t head)
 {
@@ -32,8 +32,10 @@ static void finish_token(const struct exec *x, const float *l, const float *acc,
 	float *att = x->act.att + row * x->act.n_att + head * group * hd;
 
 	memcpy(att, acc, group * hd * sizeof(*att));
-	for (size_t g = 0; g < group; g++)
+	for (size_t g = 0; g < group; g++) {
 		x->k->scale(att + g * hd, 1.0f / l[g], hd);
+		op_turn(x, att + g * hd);
+	}
 }
 
 /* What the task's queries whose own pages are within [own0, own1] see of a page; the others see

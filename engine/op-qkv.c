@@ -105,6 +105,7 @@ static void store_slice(struct exec *x, const struct plan_op *op, const struct b
 		finish_head(x, op, k_bias, op->k_norm, k, row);
 		if (v_bias)
 			x->k->add(v, v_bias, hd);
+		op_turn(x, v);
 		store_row(x, s, s->pos0 + i, op->layer, head, k, v);
 	}
 }

@@ -47,6 +47,15 @@ void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
 /* KV4: the KV8 tile of a page that slice s writes, between OP_QKV and OP_ATTN of one layer. */
 void *op_open_tile(const struct exec *x, const struct batch_slice *s, uint32_t page, uint32_t layer,
                    uint32_t head);
+/* What a page of 4 bits holds of a value is the head times an orthogonal matrix, its own inverse,
+ * which spreads outliers of single dimensions over all that share a factor: values are turned
+ * before they are stored, what attention makes of them is turned back. Nothing with other pages.
+ * Keys have a factor for each dimension, and are not better for it. */
+static inline void op_turn(const struct exec *x, float *head)
+{
+	if (x->batch.turned)
+		x->k->hadamard(head, x->m->hp.head_dim);
+}
 /* x->q16 from row `row` on. */
 struct q16 op_q16_from(const struct exec *x, size_t row);
 /* Rows [r0, r1) of src (ld floats apart) to the forms in which they enter products, as their paths

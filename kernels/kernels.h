@@ -149,6 +149,11 @@ struct kernels {
 	 * y*sin: fma(x, cos, -(y*sin)); y' = fma(y, cos, x*sin). */
 	void (*rope_neox)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
 	void (*rope_norm)(float *x, size_t n_head, size_t head_dim, size_t n_rot, const float *cs);
+	/* x = H x / sqrt(B) for each block of B, the largest power of two that divides n (a
+	 * multiple of 16): an orthogonal matrix that is its own inverse, H of Sylvester. For
+	 * distances h = 1, 2, 4, ..: x[i], x[i + h] = x[i] + x[i + h], x[i] - x[i + h]; then times
+	 * (1 / sqrt(B)). */
+	void (*hadamard)(float *x, size_t n);
 	/* Store one position of K and V (head_dim floats each) into the parts of a tile; f16 rounds
 	 * to nearest even. KV4 has none: rows go to a KV8 tile, and kv_close makes the KV4 tile of
 	 * a full one. */

@@ -171,6 +171,69 @@ static void elem_logsumexp(const float *x, size_t n, float *ret_max, double *ret
 	*ret_lse = m == -INFINITY ? -(double)INFINITY : log(sum) + (double)m;
 }
 
+#if VL > 1
+#define V_SWAP(v, h) __builtin_shufflevector(v, v, V_SWAPPED(h))
+#if VL == 16
+#define V_SWAPPED(h) \
+	0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h, 8 ^ h, 9 ^ h, 10 ^ h, 11 ^ h, \
+	12 ^ h, 13 ^ h, 14 ^ h, 15 ^ h
+#elif VL == 8
+#define V_SWAPPED(h) 0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h
+#else
+#define V_SWAPPED(h) 0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h
+#endif
+
+/* Lanes l and l ^ h, where l is the lower one, become sum and difference: `swapped` holds the other
+ * one of each. */
+INLINE vf butterfly(vf v, vf swapped, const int h)
+{
+	UNINIT vi sign;
+
+	UNROLL for (int l = 0; l < VL; l++)
+		sign[l] = l & h ? INT32_MIN : 0;
+	return swapped + (vf)((vi)v ^ sign);
+}
+
+INLINE vf v_hadamard(vf v)
+{
+	v = butterfly(v, V_SWAP(v, 1), 1);
+	v = butterfly(v, V_SWAP(v, 2), 2);
+#if VL > 4
+	v = butterfly(v, V_SWAP(v, 4), 4);
+#endif
+#if VL > 8
+	v = butterfly(v, V_SWAP(v, 8), 8);
+#endif
+	return v;
+}
+#else
+INLINE vf v_hadamard(vf v)
+{
+	return v;
+}
+#endif
+
+/* Distances 1, 2, 4, .. in order, whatever a vector holds. */
+static void elem_hadamard(float *x, size_t n)
+{
+	const size_t block = n & (0 - n);
+	const vf s = v_set1(1.0f / __builtin_sqrtf((float)block));
+
+	for (const float *end = x + n; x < end; x += block) {
+		for (size_t i = 0; i < block; i += VL)
+			v_store(x + i, v_hadamard(v_load(x + i)));
+		for (size_t h = VL; h < block; h *= 2)
+			for (size_t i = 0; i < block; i += (i + VL) & h ? h + VL : VL) {
+				const vf a = v_load(x + i), b = v_load(x + i + h);
+
+				v_store(x + i, a + b);
+				v_store(x + i + h, a - b);
+			}
+		for (size_t i = 0; i < block; i += VL)
+			v_store(x + i, v_load(x + i) * s);
+	}
+}
+
 static void elem_fill(struct kernels *k)
 {
 	k->rms_norm = elem_rms_norm;
@@ -182,4 +245,5 @@ static void elem_fill(struct kernels *k)
 	k->rope_neox = elem_rope_neox;
 	k->rope_norm = elem_rope_norm;
 	k->logsumexp = elem_logsumexp;
+	k->hadamard = elem_hadamard;
 }

@@ -210,6 +210,38 @@ static void check_rope(size_t n_head, size_t head_dim, size_t n_rot, bool neox)
 	free(want);
 }
 
+/* Against the definition: element i of H is the sum of x[j], negative where i & j has an odd number
+ * of bits. */
+static void check_hadamard(size_t n)
+{
+	const size_t bytes = n * sizeof(float), block = n & (0 - n);
+	float *x = guarded_alloc(bytes), *start = calloc(n, sizeof(float)),
+	      *want = calloc(n, sizeof(float));
+	double worst = 0.0;
+
+	for (size_t i = 0; i < n; i++)
+		start[i] = want[i] = rnd_float(-5.0f, 5.0f);
+	ref.hadamard(want, n);
+	for (size_t i = 0; i < n; i++) {
+		const size_t first = i / block * block;
+		double sum = 0.0;
+
+		for (size_t j = 0; j < block; j++)
+			sum += __builtin_popcountll((i - first) & j) & 1
+			               ? -(double)start[first + j] : (double)start[first + j];
+		worst = fmax(worst, fabs((double)want[i] - sum / sqrt((double)block)));
+	}
+	check(worst < 2e-5, "scalar hadamard: n=%zu off by %g", n, worst);
+	for (size_t l = 0; l < n_levels; l++) {
+		memcpy(x, start, bytes);
+		levels[l].k.hadamard(x, n);
+		check(memcmp(x, want, bytes) == 0, "%s hadamard: n=%zu", levels[l].name, n);
+	}
+	guarded_free(x, bytes);
+	free(start);
+	free(want);
+}
+
 /* kind 0 plain, 1 ties (halves of the step), 2 subnormal, 3 one infinity, 4 one NaN. */
 static void check_actq(size_t k, size_t n_tok, int kind)
 {
@@ -321,6 +353,8 @@ void check_elem(void)
 		check_rope(5, 80, 40, neox);
 		check_rope(2, 16, 6, neox);
 	}
+	for (size_t n = 16; n <= 512 && wanted("hadamard"); n += 16)
+		check_hadamard(n);
 	for (int kind = 0; kind < 5 && wanted("actq"); kind++) {
 		check_actq(32, 1, kind);
 		check_actq(640, 5, kind);
