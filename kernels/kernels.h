@@ -61,7 +61,8 @@ struct mm_args {
 };
 typedef void (*mm_fn)(const struct mm_args *a);
 /* room for an unpacked panel of 16 rows and scales */
-#define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + 16384)
+#define KERNELS_SCRATCH_FIXED ((size_t)16384)
+#define KERNELS_SCRATCH(n_in) ((size_t)(n_in) * 64 + KERNELS_SCRATCH_FIXED)
 
 /* The panel product, for prompts, where the processor multiplies matrices of bf16 (AMX): the same
  * arguments, other numbers. Canonical order:

@@ -1,5 +1,6 @@
 /* elem - the AVX2 level's element-wise kernels. */
 #include "kernels/avx2/vec.h"
+#include "kernels/tmpl-actq.h"
 #include "kernels/tmpl-elem.h"
 #include "kernels/levels.h"
 
@@ -36,47 +37,6 @@ INLINE int32_t quantize16(const float *x, int8_t *q, float *ret_s)
 	return _mm_cvtsi128_si32(m) + _mm_extract_epi16(m, 4) - 16 * 128;
 }
 
-INLINE void put16(const struct q16 *out, size_t g, const float *x)
-{
-	const int32_t sum = quantize16(x, out->q + 16 * g, out->s + g);
-
-	out->sum[g] = sum;
-	out->t[g] = out->s[g] * (float)sum;
-}
-
-static void actq(const struct q16 *out, const float *x, size_t ldx, size_t t0, size_t t1)
-{
-	const size_t n_group = out->k / 16;
-
-	for (size_t t = t0; t < t1; t++)
-		for (size_t j = 0; j < n_group; j++)
-			put16(out, t * n_group + j, x + t * ldx + 16 * j);
-}
-
-static void actq_pair(const struct q16 *out, const float *x, size_t row)
-{
-	const size_t n_group = out->k / 16;
-
-	for (size_t j = 0; j < n_group; j++) {
-		const size_t hi = row * n_group + j;
-		float rest[16];
-		__m256 s;
-		__m128i q;
-
-		put16(out, hi, x + 16 * j);
-		s = _mm256_set1_ps(out->s[hi]);
-		q = _mm_loadu_si128((const __m128i *)(out->q + 16 * hi));
-		_mm256_storeu_ps(rest,
-		                 _mm256_fnmadd_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
-		                                  _mm256_loadu_ps(x + 16 * j)));
-		_mm256_storeu_ps(rest + 8, _mm256_fnmadd_ps(s,
-		                                            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
-								    _mm_srli_si128(q, 8))),
-		                                            _mm256_loadu_ps(x + 16 * j + 8)));
-		put16(out, hi + n_group, rest);
-	}
-}
-
 static uint64_t read_sum(const void *p, size_t n)
 {
 	__m256i sum[8] = { 0 };
@@ -104,7 +64,6 @@ static uint64_t read_sum(const void *p, size_t n)
 void avx2_fill_elem(struct kernels *k)
 {
 	elem_fill(k);
-	k->actq = actq;
-	k->actq_pair = actq_pair;
+	actq_fill(k);
 	k->read_sum = read_sum;
 }

@@ -8,7 +8,7 @@
 #define VL 8
 typedef __m256 vf;
 typedef int32_t vi __attribute__((vector_size(32)));
-enum { ATTN_QUERIES = 3 };      /* 3 x 4 sums, 4 loaded vectors: all 16 registers */
+enum { ATTN_QUERIES = 3 };      /* 3 x 4 sums, 3 broadcasts, a loaded vector: all 16 registers */
 
 static inline vf v_load(const float *p)
 {

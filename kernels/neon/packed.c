@@ -20,7 +20,6 @@
 enum {
 	QUADS = PACK_ROWS / 4,
 	BLOCK_TOKENS = 64,      /* whose sums are half of scratch's fixed part */
-	SCRATCH_FIXED = 16384,
 };
 
 INLINE bool is_values(const enum qtype type)
@@ -274,7 +273,7 @@ INLINE void packed(const struct mm_args *m, const enum qtype type)
 INLINE void in_place(const struct mm_args *m, const enum qtype type)
 {
 	struct mm_args group = *m;
-	uint8_t *to = (uint8_t *)m->scratch + SCRATCH_FIXED;
+	uint8_t *to = (uint8_t *)m->scratch + KERNELS_SCRATCH_FIXED;
 
 	group.w = to;
 	group.row_bytes = 0;

@@ -1,6 +1,7 @@
 /* elem - the scalar level's element-wise kernels, and the single-value functions that share their
  * bits. */
 #include "kernels/scalar/vec.h"
+#include "kernels/tmpl-actq.h"
 #include "kernels/tmpl-elem.h"
 #include "kernels/levels.h"
 
@@ -26,8 +27,9 @@ uint16_t k_f32_to_f16(float f)
 	return f16_store(f);
 }
 
-/* amax is compared as the integer of |x|: order does not matter and NaN is the greatest. */
-static void actq_block(const float *x, int8_t *q, float *ret_s, float *ret_t, int32_t *ret_sum)
+/* 16 elements; returns the codes' sum. amax is compared as the integer of |x|: order does not
+ * matter and NaN is the greatest. */
+INLINE int32_t quantize16(const float *x, int8_t *q, float *ret_s)
 {
 	uint32_t max = 0;
 	int32_t sum = 0;
@@ -49,37 +51,7 @@ static void actq_block(const float *x, int8_t *q, float *ret_s, float *ret_t, in
 		memset(q, 0, 16);
 	}
 	*ret_s = f32_from_bits(max) / 127.0f;
-	*ret_t = *ret_s * (float)sum;
-	*ret_sum = sum;
-}
-
-static void actq(const struct q16 *out, const float *x, size_t ldx, size_t t0, size_t t1)
-{
-	const size_t n_group = out->k / 16;
-
-	for (size_t t = t0; t < t1; t++)
-		for (size_t j = 0; j < n_group; j++) {
-			const size_t g = t * n_group + j;
-
-			actq_block(x + t * ldx + 16 * j, out->q + 16 * g, out->s + g, out->t + g,
-			           out->sum + g);
-		}
-}
-
-static void actq_pair(const struct q16 *out, const float *x, size_t row)
-{
-	const size_t n_group = out->k / 16;
-
-	for (size_t j = 0; j < n_group; j++) {
-		const size_t hi = row * n_group + j, lo = hi + n_group;
-		float rest[16];
-
-		actq_block(x + 16 * j, out->q + 16 * hi, out->s + hi, out->t + hi, out->sum + hi);
-		for (int i = 0; i < 16; i++)
-			rest[i] = __builtin_fmaf(-out->s[hi], (float)out->q[16 * hi + i],
-			                         x[16 * j + i]);
-		actq_block(rest, out->q + 16 * lo, out->s + lo, out->t + lo, out->sum + lo);
-	}
+	return sum;
 }
 
 static uint64_t read_sum(const void *p, size_t n)
@@ -103,7 +75,6 @@ static uint64_t read_sum(const void *p, size_t n)
 void scalar_fill_elem(struct kernels *k)
 {
 	elem_fill(k);
-	k->actq = actq;
-	k->actq_pair = actq_pair;
+	actq_fill(k);
 	k->read_sum = read_sum;
 }
