@@ -85,12 +85,13 @@ static bool same_pages(const struct batch_slice *a, const struct batch_slice *b,
 	return true;
 }
 
-/* The earlier slice of a split token that has most segments from seen.s0 on in common with slice i,
- * by their last pages; NULL: there is none. */
+/* The earlier slice of a split token that has most segments in common with slice i, by their last
+ * pages: *ret, whole for both. NULL: there is none. */
 static const struct batch_slice *find_twin(const struct batch *b, const struct attn_tasks *t,
-                                           uint32_t i, bool windowed, struct seg_range seen)
+                                           uint32_t i, bool windowed, struct seg_range *ret)
 {
 	const struct batch_slice *twin = NULL;
+	struct seg_range seen = whole_segments(b, windowed, b->slices[i].pos0);
 	uint32_t most = seen.s0;
 
 	for (uint32_t j = i; j-- > 0 && most < seen.s1;) {
@@ -109,21 +110,18 @@ static const struct batch_slice *find_twin(const struct batch *b, const struct a
 			twin = s;
 		}
 	}
+	*ret = (struct seg_range){ seen.s0, most };
 	return twin;
 }
 
-/* Part `part` of a token of slice s takes part in the task of the twin's part over `seg`, if it may
- * and there is room. */
+/* Part `part` of a token of slice s takes part in the task of the twin's part over `seg`, if all
+ * pages are the same and there is room. */
 static bool join_task(const struct batch *b, struct attn_tasks *t, const struct batch_slice *s,
                       const struct batch_slice *twin, bool windowed, uint32_t seg, uint32_t part)
 {
-	struct seg_range other = whole_segments(b, windowed, twin->pos0);
 	uint32_t seg0 = batch_first_seen(b, windowed, twin->pos0) / SEG_POSITIONS;
-	struct attn_part *peer;
+	struct attn_part *peer = &t->parts[t->split[twin->row0].part + seg - seg0];
 
-	if (seg < other.s0 || seg >= other.s1)
-		return false;
-	peer = &t->parts[t->split[twin->row0].part + seg - seg0];
 	if (t->v[peer->task].n >= b->block ||
 	    !same_pages(s, twin, windowed, seg * SEG_PAGES, (seg + 1) * SEG_PAGES))
 		return false;
@@ -139,20 +137,20 @@ static bool split_token(struct batch *b, bool windowed, uint32_t *n_parts, struc
 {
 	struct attn_tasks *t = &b->tasks[windowed];
 	const struct batch_slice *s = &b->slices[task.slice], *twin = NULL;
-	struct seg_range seen = whole_segments(b, windowed, task.pos);
+	struct seg_range common = { 0 };
 	uint32_t n = task.seg1 - task.seg0;
 
 	if (n < 2 || n > b->max_parts - *n_parts)
 		return false;
 	if (s->n == 1)
-		twin = find_twin(b, t, task.slice, windowed, seen);
+		twin = find_twin(b, t, task.slice, windowed, &common);
 	t->split[task.row] = (struct attn_split){ *n_parts, n };
 	t->any_split = true;
 	for (uint32_t seg = task.seg0; seg < task.seg1; seg++) {
 		struct attn_task one = task;
 		uint32_t part = (*n_parts)++;
 
-		if (twin && seg >= seen.s0 && seg < seen.s1 &&
+		if (twin && seg >= common.s0 && seg < common.s1 &&
 		    join_task(b, t, s, twin, windowed, seg, part))
 			continue;
 		one.seg0 = seg;
