@@ -42,7 +42,26 @@ static int thread_init(struct act *a, struct act_thread *t, const struct hparams
 	}
 	if (r == 0)
 		r = buf(a, &t->lo, n_q, 1, 1);
-	return r == 0 ? buf(a, &t->hi, n_q, 1, 1) : r;
+	if (r == 0)
+		r = buf(a, &t->hi, n_q, 1, 1);
+	if (r < 0 || s->split_in == 0)
+		return r;
+	r = buf(a, &t->joined, ACT_JOINED, s->split_group, 1);
+	if (r == 0)
+		r = buf(a, &t->screen.largest, s->max_logits, SCREEN_TOP, sizeof(float));
+	return r == 0 ? buf(a, &t->screen.n, s->max_logits, 1, sizeof(uint32_t)) : r;
+}
+
+static int screen_init(struct act *a, const struct act_shape *s)
+{
+	size_t blocks = s->split_in / 32;
+	int r = buf(a, &a->screen.t, s->max_logits, blocks, sizeof(float));
+
+	if (r == 0)
+		r = buf(a, &a->screen.e, s->max_logits, blocks, sizeof(float));
+	if (r == 0)
+		r = buf(a, &a->screen.top, s->max_logits, 1, sizeof(uint32_t));
+	return r == 0 ? buf(a, &a->screen.floor, s->max_logits, 1, sizeof(_Atomic float)) : r;
 }
 
 int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
@@ -89,6 +108,8 @@ int act_init(struct act *a, const struct hparams *hp, const struct act_shape *s)
 	a->stage_tile = kv_tile_bytes(KV_KV8, hp->head_dim);
 	if (r == 0)
 		r = buf(a, &a->stage, s->max_rows / KV_PAGE + 1, a->stage_tile, hp->n_head_kv);
+	if (r == 0 && s->split_in > 0)
+		r = screen_init(a, s);
 	if (r < 0)
 		return r;
 	a->threads = mem_allocn(s->threads, sizeof(*a->threads));
@@ -114,6 +135,9 @@ void act_deinit(struct act *a)
 		mem_free(t->pairs);
 		mem_free(t->lo);
 		mem_free(t->hi);
+		mem_free(t->joined);
+		mem_free(t->screen.largest);
+		mem_free(t->screen.n);
 	}
 	mem_free(a->threads);
 	mem_free(a->h);
@@ -136,5 +160,9 @@ void act_deinit(struct act *a)
 	mem_free(a->q16_mem);
 	mem_free(a->tiles);
 	mem_free(a->stage);
+	mem_free(a->screen.t);
+	mem_free(a->screen.e);
+	mem_free(a->screen.top);
+	mem_free(a->screen.floor);
 	*a = (struct act){ 0 };
 }

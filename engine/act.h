@@ -1,5 +1,6 @@
 /* act - the buffers a step computes in, sized once for max_rows rows. All are 64-byte aligned. */
 #pragma once
+#include <stdatomic.h>
 #include <stdint.h>
 #include "base/cleanup.h"
 #include "kernels/kernels.h"
@@ -11,8 +12,28 @@ struct act_shape {
 	uint32_t block, max_parts;
 	size_t max_in;                  /* widest input of a matrix */
 	bool panels;                    /* the kernels have panel products */
+	/* of the output matrix where it lies in two parts, else 0: elements of a row, bytes of a
+	 * group */
+	size_t split_in, split_group;
 };
-enum { ACT_PAIRS = 64 << 10 };          /* floats */
+enum {
+	ACT_PAIRS = 64 << 10,           /* floats */
+	ACT_JOINED = 2,                 /* groups */
+	SCREEN_TOP = 64,                /* largest logits of a row that a screen can be for */
+};
+/* What op-logits.c knows of a step's rows while it leaves logits out; NULL where the output matrix
+ * is whole. */
+struct act_screen {
+	float *t, *e;                   /* [max_logits][split_in / 32]: screen_terms() */
+	uint32_t *top;                  /* [max_logits]: how many of the largest are wanted */
+	_Atomic float *floor;           /* [max_logits]: as many logits known are no less */
+	uint32_t rest;                  /* steps to come without a screen */
+};
+struct act_screen_thread {
+	float *largest;                 /* [max_logits][SCREEN_TOP], ascending */
+	uint32_t *n;                    /* [max_logits]: of them known */
+	uint64_t computed;              /* groups, of each row */
+};
 struct act_thread {                     /* scratch of one pool thread */
 	void *scratch;                  /* for mm */
 	/* [ACT_PAIRS]: products of exact rows before both halves are added */
@@ -20,6 +41,9 @@ struct act_thread {                     /* scratch of one pool thread */
 	/* states of block * group queries: the merged one and a segment's */
 	float *m[2], *l[2], *acc[2];
 	uint8_t *lo, *hi;
+	/* [ACT_JOINED] groups of the output matrix; NULL where it is whole */
+	uint8_t *joined;
+	struct act_screen_thread screen;
 };
 struct act {
 	size_t n_embd, n_att, n_kv, n_ff, n_vocab, n_rot;      /* floats of a row */
@@ -45,6 +69,7 @@ struct act {
 	 * last two of each slice */
 	char *stage;
 	size_t stage_tile;              /* bytes */
+	struct act_screen screen;
 	struct act_thread *threads;
 	uint32_t n_threads;
 	uint64_t bytes;

@@ -150,7 +150,8 @@ static bool draft_round(struct engine *e, struct lane *d, struct request_state *
 		slices[n_in++] = (struct exec_slice){
 			.kv = s->draft_kv, .tokens = s->r->tokens + from,
 			.n = s->n_tokens + i - from, .pos0 = from, .path = PATH_DECODE,
-			.n_logits = 1, .cancel = &s->r->cancel,
+			.n_logits = 1, .top = sampler_top(s->draft_pick),
+			.cancel = &s->r->cancel,
 		};
 		rows += slices[n_in - 1].n;
 	}

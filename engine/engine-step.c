@@ -374,6 +374,7 @@ static void build_slices(struct engine *e, const struct step *st)
 			.path = seq_path(s),
 			.n_logits = seq_logits(s, s->grant),
 			.lse = seq_wants_lse(s),
+			.top = seq_top(s),
 			.cancel = &s->r->cancel,
 		};
 	}

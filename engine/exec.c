@@ -36,6 +36,7 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 {
 	_cleanup_(exec_freep) struct exec *x = NULL;
 	const struct hparams *hp = &m->hp;
+	const struct plan_mat *out;
 	struct act_shape shape;
 	int r;
 
@@ -53,6 +54,7 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 	r = plan_new(&x->plan, m, k, err);
 	if (r < 0)
 		return r;
+	out = x->plan->output;
 	shape = (struct act_shape){
 		.max_rows = max_rows,
 		.max_logits = max_logits,
@@ -63,6 +65,8 @@ int exec_new(struct exec **ret, struct model *m, const struct kernels *k, struct
 		.max_parts = MAX(hp->n_ctx_train / SEG_POSITIONS + 1, (uint32_t)ATTN_PARTS),
 		.max_in = x->plan->max_in,
 		.panels = k->panel_in != NULL,
+		.split_in = out->packed == PACK_SPLIT ? out->n_in : 0,
+		.split_group = PACK_ROWS * out->row_bytes,
 	};
 	r = batch_init(&x->batch, max_rows, shape.max_parts, hp->window, shape.block);
 	if (r < 0)
@@ -161,7 +165,8 @@ void exec_row(const struct exec *x, uint32_t i, struct logits_row *ret)
 uint64_t exec_read_step(struct exec *x)
 {
 	const int32_t token = 0;
-	struct exec_slice slice = { .tokens = &token, .n = 1, .n_logits = 1 };
+	struct exec_slice slice = { .tokens = &token, .n = 1, .n_logits = 1,
+		                    .top = 1 };
 
 	/* A decode step of one row at position 0, without its arithmetic. */
 	x->reading = true;

@@ -30,6 +30,9 @@ struct exec_slice {                     /* consecutive tokens of one sequence */
 	/* logits wanted for the last n_logits tokens (0 for a chunk inside a prompt) */
 	uint32_t n_logits;
 	bool lse;                       /* and the blocks' sums of exponentials of each */
+	/* > 0: of each row its `top` largest logits and all that equal the least of them are
+	 * wanted; any other may be -INFINITY instead. Not with lse. */
+	uint32_t top;
 	const atomic_bool *cancel;      /* may be NULL; looked at before every layer */
 	/* out: dropped at some layer; its KV beyond pos0 is undefined */
 	bool cancelled;

@@ -4,9 +4,9 @@
  * or L2 while the tokens pass. Chunks hold about CHUNK_BYTES of weights, but a product is cut into
  * at least CHUNKS_MIN a thread, and into a multiple of the threads, so that they end together; a
  * thread that lost its core delays one chunk. */
-#include <math.h>
 #include "base/num.h"
 #include "engine/ops.h"
+#include "kernels/pack.h"
 
 enum {
 	ROW_GROUP = 16,
@@ -113,6 +113,29 @@ static void matmul_runs(const struct exec *x, const struct plan_mat *mat, struct
 	}
 }
 
+/* Groups in two parts are put together for it, two at a time: what panels take at once. */
+static void matmul_split(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
+                         const float *in, size_t ld, float *y, size_t ldy, uint32_t thread)
+{
+	size_t group = PACK_ROWS * mat->row_bytes, n;
+	size_t n_groups = DIV_UP(mat->n_out, (size_t)PACK_ROWS);
+	uint8_t *joined = x->act.threads[thread].joined;
+	struct plan_mat whole = *mat;
+
+	whole.data = joined;
+	whole.packed = PACK_R16;
+	for (size_t r = r0; r < r1; r += n) {
+		n = MIN(r1 - r, (size_t)ACT_JOINED * PACK_ROWS);
+		for (size_t g = 0; g * PACK_ROWS < n; g++) {
+			struct pack_parts at = pack_parts(r / PACK_ROWS + g, n_groups, mat->n_in);
+
+			x->k->join(joined + g * group, mat->data + at.high, mat->data + at.low,
+			           mat->n_in);
+		}
+		op_matmul(x, &whole, 0, n, in, ld, y + (r - r0), ldy, thread);
+	}
+}
+
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
                size_t ld, float *y, size_t ldy, uint32_t thread)
 {
@@ -127,6 +150,8 @@ void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1,
 
 	if (x->reading)
 		x->k->read_sum(a.w, (r1 - r0) * mat->row_bytes);
+	else if (mat->packed == PACK_SPLIT)
+		matmul_split(x, mat, r0, r1, in, ld, y, ldy, thread);
 	else
 		matmul_runs(x, mat, &a, in, y, scratch->pairs);
 }
@@ -137,7 +162,7 @@ static size_t row_group(const struct exec *x)
 	return x->batch.n_panel > 0 ? 2 * ROW_GROUP : ROW_GROUP;
 }
 
-static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t group, size_t bytes)
+uint32_t op_chunk_count(const struct exec *x, size_t n_out, size_t group, size_t bytes)
 {
 	size_t groups = DIV_UP(n_out, group);
 	size_t turns = MAX(bytes / CHUNK_BYTES / x->threads, (size_t)CHUNKS_MIN);
@@ -145,8 +170,7 @@ static uint32_t chunk_count(const struct exec *x, size_t n_out, size_t group, si
 	return (uint32_t)MIN(groups, MIN(turns * x->threads, (size_t)UINT32_MAX / 2));
 }
 
-/* Rows of chunk i of n. */
-static void chunk_rows(size_t n_out, size_t group, uint32_t i, uint32_t n, size_t *r0, size_t *r1)
+void op_chunk_rows(size_t n_out, size_t group, uint32_t i, uint32_t n, size_t *r0, size_t *r1)
 {
 	uint64_t groups = DIV_UP(n_out, group);
 
@@ -164,7 +188,7 @@ static void linear_chunk(void *p, uint32_t i, uint32_t thread)
 	                                           : x->act.x;
 	size_t r0, r1;
 
-	chunk_rows(mat->n_out, row_group(x), i, arg->n_chunks, &r0, &r1);
+	op_chunk_rows(mat->n_out, row_group(x), i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, mat, r0, r1, in, mat->n_in, x->act.y + r0, mat->n_out, thread);
 	if (mat->bias && !x->reading)
 		for (size_t t = 0; t < x->batch.n_rows; t++)
@@ -176,7 +200,7 @@ void op_linear(struct exec *x, const struct plan_op *op)
 	const struct plan_mat *mat = &op->mat[0];
 
 	op_phase(x, op, linear_chunk,
-	         chunk_count(x, mat->n_out, row_group(x), mat->row_bytes * mat->n_out));
+	         op_chunk_count(x, mat->n_out, row_group(x), mat->row_bytes * mat->n_out));
 }
 
 static void gated_chunk(void *p, uint32_t i, uint32_t thread)
@@ -187,7 +211,7 @@ static void gated_chunk(void *p, uint32_t i, uint32_t thread)
 	const struct plan_mat *mat = arg->op->mat;
 	size_t r0, r1;
 
-	chunk_rows(a->n_ff, row_group(x), i, arg->n_chunks, &r0, &r1);
+	op_chunk_rows(a->n_ff, row_group(x), i, arg->n_chunks, &r0, &r1);
 	op_matmul(x, &mat[0], r0, r1, a->x, a->n_embd, a->gate + r0, a->n_ff, thread);
 	op_matmul(x, &mat[1], r0, r1, a->x, a->n_embd, a->up + r0, a->n_ff, thread);
 	for (size_t t = 0; t < x->batch.n_rows && !x->reading; t++) {
@@ -210,57 +234,9 @@ void op_gated(struct exec *x, const struct plan_op *op)
 {
 	size_t bytes = (op->mat[0].row_bytes + op->mat[1].row_bytes) * x->act.n_ff;
 
-	op_phase(x, op, gated_chunk, chunk_count(x, x->act.n_ff, row_group(x), bytes));
+	op_phase(x, op, gated_chunk, op_chunk_count(x, x->act.n_ff, row_group(x), bytes));
 	if (!op_quantizes(x, op))
 		return;
 	op_bind(x, x->act.n_ff);
 	op_rows(x, op, gated_quantize, x->act.n_ff);
-}
-
-/* What is said of a row's blocks in [r0, r1), which a chunk has whole, while it has them in the
- * cache. */
-static void digest(const struct exec *x, size_t t, bool lse, size_t r0, size_t r1)
-{
-	const struct act *a = &x->act;
-	const float *row = a->logits + t * a->n_vocab;
-
-	for (size_t r = r0; r < r1; r += LOGITS_BLOCK) {
-		size_t n = MIN(r1 - r, (size_t)LOGITS_BLOCK);
-		size_t at = t * a->n_blocks + r / LOGITS_BLOCK;
-		float max = logits_block_max(row + r, (uint32_t)n);
-
-		a->block_max[at] = max;
-		if (lse && isfinite(max))
-			x->k->logsumexp(row + r, n, &max, &a->block_lse[at]);
-		else if (lse)
-			a->block_lse[at] = (double)max;
-	}
-}
-
-static void logits_chunk(void *p, uint32_t i, uint32_t thread)
-{
-	struct op_arg *arg = p;
-	struct exec *x = arg->x;
-	const struct plan_mat *mat = &arg->op->mat[0];
-	float cap = x->m->hp.final_softcap;
-	size_t r0, r1;
-
-	chunk_rows(mat->n_out, LOGITS_BLOCK, i, arg->n_chunks, &r0, &r1);
-	op_matmul(x, mat, r0, r1, x->act.x, mat->n_in, x->act.logits + r0, mat->n_out, thread);
-	for (size_t t = 0; t < x->batch.n_rows && cap > 0 && !x->reading; t++)
-		x->k->softcap(x->act.logits + t * mat->n_out + r0, cap, r1 - r0);
-	for (uint32_t k = 0; k < x->batch.n_slices && !x->reading; k++) {
-		const struct batch_slice *s = &x->batch.slices[k];
-
-		for (uint32_t t = s->row0; t < s->row0 + s->n; t++)
-			digest(x, t, s->s->lse, r0, r1);
-	}
-}
-
-void op_logits(struct exec *x, const struct plan_op *op)
-{
-	const struct plan_mat *mat = &op->mat[0];
-
-	op_phase(x, op, logits_chunk,
-	         chunk_count(x, mat->n_out, LOGITS_BLOCK, mat->row_bytes * mat->n_out));
 }

@@ -62,13 +62,15 @@ static void angles(float *cs, const double *freq, size_t n_rot, uint32_t pos)
 static void embed_token(struct exec *x, size_t r, float *h)
 {
 	const struct plan_mat *mat = &x->plan->embd;
-	size_t token = (size_t)x->batch.token[r], in_group = mat->packed ? token % PACK_ROWS : 0;
-	const uint8_t *row = mat->data + (token - in_group) * mat->row_bytes;
+	size_t token = (size_t)x->batch.token[r], unit = PACK_ROWS * pack_unit_groups(mat->packed);
+	size_t in_unit = mat->packed ? token % unit : 0, first = token - in_unit;
+	const uint8_t *row = mat->data + first * mat->row_bytes;
 
 	if (mat->packed) {
 		float *y = x->act.y + r * x->act.n_embd;
 
-		unpack_row(y, mat->type, row, in_group, mat->n_in);
+		unpack_row(y, mat->type, mat->packed, row, MIN(mat->n_out - first, unit), in_unit,
+		           mat->n_in);
 		row = (const uint8_t *)y;
 	}
 	x->k->dequant[mat->type](h, row, mat->n_in);

@@ -44,6 +44,10 @@ void op_rows(struct exec *x, const struct plan_op *op, op_rows_fn fn, size_t wid
  * (ld floats apart), as the matrix' type wants. r0 is a multiple of 16 where mat is packed. */
 void op_matmul(struct exec *x, const struct plan_mat *mat, size_t r0, size_t r1, const float *in,
                size_t ld, float *y, size_t ldy, uint32_t thread);
+/* Chunks to cut n_out rows of a matrix of so many bytes into, each a multiple of `group` rows; and
+ * the rows of chunk i of n. */
+uint32_t op_chunk_count(const struct exec *x, size_t n_out, size_t group, size_t bytes);
+void op_chunk_rows(size_t n_out, size_t group, uint32_t i, uint32_t n, size_t *r0, size_t *r1);
 /* KV4: the KV8 tile of a page that slice s writes, between OP_QKV and OP_ATTN of one layer. */
 void *op_open_tile(const struct exec *x, const struct batch_slice *s, uint32_t page, uint32_t layer,
                    uint32_t head);

@@ -212,7 +212,8 @@ static int add_all(struct build *b)
 	op = add_op(b, OP_LOGITS, m->hp.n_layer);
 	op->mat[0] = mat_of(b, &m->w[SLOT_OUTPUT]);
 	norm->quantize = takes_q16(&op->mat[0]);
-	b->p->bytes += op->mat[0].row_bytes * op->mat[0].n_out;
+	b->p->output = &op->mat[0];
+	b->p->bytes += model_output_bytes(m);
 	return 0;
 }
 

@@ -30,7 +30,7 @@ enum op_input { IN_X, IN_ATT, IN_GATE };
 struct plan_mat {                       /* n_out rows of n_in; data NULL = absent */
 	const uint8_t *data;
 	enum qtype type;
-	bool packed;                    /* as in struct weight */
+	enum pack_form packed;          /* as in struct weight */
 	size_t row_bytes, n_in, n_out;
 	const float *bias;              /* n_out floats, or NULL */
 };
@@ -51,12 +51,14 @@ struct plan {
 	struct plan_op *ops;
 	size_t n_ops;
 	struct plan_mat embd;
+	const struct plan_mat *output;  /* of OP_LOGITS */
 	/* n_rot / 2 angles a position, of global and windowed layers; NULL: no rotation */
 	double *freq, *freq_local;
 	float **vecs;                   /* owned copies */
 	size_t n_vecs;
 	size_t max_in;                  /* largest n_in of any matrix */
-	/* weight bytes one full step reads, embedding rows left out */
+	/* weight bytes one full step reads, embedding rows left out; of an output matrix in two
+	 * parts the first, which all rows need (op-logits.c) */
 	uint64_t bytes;
 };
 /* The model must outlive the plan. -ENOMEM; -ENOTSUP for a shape the attention kernels cannot

@@ -646,6 +646,13 @@ static int report(struct sampler *s, const struct logits_row *logits, int32_t id
 	return 0;
 }
 
+uint32_t sampler_top(const struct sampler *s)
+{
+	if (s->penalties || s->p.n_bias > 0 || s->p.n_logprobs > 0)
+		return 0;
+	return s->p.temp <= 0 ? 1 : s->p.top_k;
+}
+
 int sampler_sample(struct sampler *s, const struct logits_row *logits, int32_t *ret,
                    struct logprob *own, struct logprob *top)
 {

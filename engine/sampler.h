@@ -39,6 +39,8 @@ int sampler_check(const struct sampler_params *p, uint32_t n_vocab, struct err *
 int sampler_new(struct sampler **ret, const struct sampler_params *p, uint32_t n_vocab);
 struct sampler *sampler_free(struct sampler *s);
 DEFINE_FREEP(struct sampler, sampler_free)
+/* How many of a row's largest logits sampler_sample() looks at: others may be -INFINITY. 0: all. */
+uint32_t sampler_top(const struct sampler *s);
 void sampler_accept(struct sampler *s, int32_t id);     /* history: prompt tokens and chosen ones */
 /* logits is not changed. own: log-probability of the chosen token; top: n_logprobs entries, best
  * first (may be NULL). */

@@ -176,6 +176,11 @@ bool seq_wants_lse(const struct request_state *s)
 	return s->r->kind == REQUEST_SCORE || s->r->sampling.n_logprobs > 0;
 }
 
+uint32_t seq_top(const struct request_state *s)
+{
+	return s->r->kind == REQUEST_GENERATE ? sampler_top(s->sampler) : 0;
+}
+
 int seq_eval_row(struct request_state *s, const struct logits_row *row, uint32_t pos,
                  struct row_result *ret)
 {

@@ -110,6 +110,8 @@ struct row_result {
 };
 /* Do its rows of logits need their sums of exponentials (exec_slice.lse)? */
 bool seq_wants_lse(const struct request_state *s);
+/* How many of a row's largest logits are looked at; 0: all. */
+uint32_t seq_top(const struct request_state *s);
 /* The part of a row that any thread may do: GENERATE draws, so the rows of a sequence come in order
  * of pos, and a row comes only if it will be used; SCORE looks up. pos: position of the row's
  * token. 0, -EBADMSG for a row that is no distribution. */

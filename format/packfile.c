@@ -126,6 +126,21 @@ static bool packs(const struct tensor *t)
 	       pack_group_bytes(&group, t->type, t->dim[0]) == 0 && group <= GROUP_MAX;
 }
 
+/* The matrix whose products are logits, most of which nobody wants, is packed in two parts. */
+static enum pack_form best_form(const struct gguf *g, const struct tensor *t)
+{
+	if (!packs(t))
+		return PACK_NONE;
+	if (!pack_splits(t->type, t->dim[0]))
+		return PACK_R16;
+	if (strcmp(t->name, "output.weight") == 0)
+		return PACK_SPLIT;
+	/* the matrix of the embeddings serves where there is no other */
+	return strcmp(t->name, "token_embd.weight") == 0 && !gguf_tensor(g, "output.weight")
+	               ? PACK_SPLIT
+	               : PACK_R16;
+}
+
 /* From head_bytes and each tensor's `packed`: every offset and size. -EOVERFLOW. */
 static int place(struct packfile *f)
 {
@@ -181,7 +196,7 @@ static int plan(struct packfile **ret, struct packfile *parsed, struct err *err)
 	_cleanup_(packfile_freep) struct packfile *f = parsed;
 
 	for (size_t i = 0; i < f->gguf->n_tensors; i++)
-		f->tensors[i].packed = packs(&f->gguf->tensors[i]);
+		f->tensors[i].packed = best_form(f->gguf, &f->gguf->tensors[i]);
 	if (place(f) < 0)
 		return err_set(err, -EFBIG, "its packed form would be too large for a file");
 	*ret = STEAL(f);
@@ -354,7 +369,7 @@ static int read_header(struct packfile *f, struct header *h, int fd, const char 
 	return 0;
 }
 
-/* Which tensors are packed, from the records; and what the records repeat, against place(). */
+/* How each tensor is packed, from the records; and what the records repeat, against place(). */
 static int check_records(struct packfile *f, const struct header *h, const char *name,
                          struct err *err)
 {
@@ -369,11 +384,12 @@ static int check_records(struct packfile *f, const struct header *h, const char 
 		uint32_t type = cur_u32le(&c), form = cur_u32le(&c);
 
 		str_escape(shown, sizeof(shown), t->name, strlen(t->name));
-		if (type != t->type || form > 1 || (form == 1 && !packs(t)))
+		if (type != t->type || form >= PACK_FORMS || (form != PACK_NONE && !packs(t)) ||
+		    (form == PACK_SPLIT && !pack_splits(t->type, t->dim[0])))
 			return bad(name, err, "tensor '%s' is recorded with type %" PRIu32
 			           " in form %" PRIu32, shown, type, form);
-		f->tensors[i].packed = form == 1;
-		f->outdated |= form == 0 && packs(t);
+		f->tensors[i].packed = (enum pack_form)form;
+		f->outdated |= f->tensors[i].packed < best_form(f->gguf, t);
 		(void)cur_take(&c, RECORD - 8);
 	}
 	if (place(f) < 0 || f->data_offset != h->data_offset || f->gaps_bytes != h->gaps_bytes ||

@@ -13,7 +13,8 @@
  *           56 u64 data section   64 u64 checksum of the gaps   72 u64 0
  *           80 XXH3-128 of head and records, low half first
  *           96 XXH3-128 of the whole GGUF   112 u64 0   120 u64 XXH3 of bytes 0 to 119
- *   record  0 u32 type   4 u32 1 = packed, 0 = rows as in the GGUF   8 u64 elements a row
+ *   record  0 u32 type   4 u32 form: 0 rows as in the GGUF, 1 packed, 2 packed in two parts
+ *           8 u64 elements a row
  *           16 u64 rows   24 u64 offset   32 u64 bytes   40 u64 XXH3 of its bytes
  *
  * Errors: -EBADMSG with a sentence for what is damaged, -ENOTSUP for another version or layout,
@@ -22,11 +23,12 @@
 #include "base/cleanup.h"
 #include "base/sum.h"
 #include "format/gguf.h"
+#include "kernels/pack.h"
 
 enum { PACKFILE_VERSION = 1, PACKFILE_MAGIC = 8, PACKFILE_DATA_ALIGN = 2 << 20 };
 
 struct packfile_tensor {
-	bool packed;
+	enum pack_form packed;
 	/* of one row, in the GGUF; packed: of one group of 16 rows */
 	uint64_t row_bytes, group_bytes;
 	uint64_t rows;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/num.h"
@@ -322,6 +323,23 @@ void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok)
 	x->s = (float *)(bytes + codes);
 	x->t = (float *)(bytes + codes + factors);
 	x->sum = (int32_t *)(bytes + codes + 2 * factors);
+}
+
+void screen_terms(float *t, float *e, const struct q16 *x)
+{
+	for (size_t i = 0; i < x->k / 32; i++) {
+		float spread = 0;
+
+		for (size_t j = 2 * i; j < 2 * i + 2; j++) {
+			int32_t sum = 0;
+
+			for (size_t l = 0; l < 16; l++)
+				sum += abs(x->q[16 * j + l]);
+			spread += x->s[j] * (float)sum;
+		}
+		t[i] = 3.5f * (x->t[2 * i] + x->t[2 * i + 1]);
+		e[i] = 4.0f * spread;
+	}
 }
 
 size_t kernels_panel_scratch(size_t n_in)

@@ -8,6 +8,7 @@
  * allocates; all functions are pure and thread-safe. Buffers are read and written inside their
  * stated size only. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "kernels/kvtype.h"
@@ -27,6 +28,9 @@ struct q16 {
  * arrays. */
 size_t q16_bytes(size_t k, size_t n_tok);
 void q16_bind(struct q16 *x, void *mem, size_t k, size_t n_tok);
+
+/* What kernels' screen wants of x's first token: k / 32 floats each. */
+void screen_terms(float *t, float *e, const struct q16 *x);
 
 /* Matrix product of weight rows [r0, r1) and tokens [0, n_tok): y[t * ldy + r] = sum_k w[r][k] *
  * x[t][k].
@@ -167,6 +171,22 @@ struct kernels {
 	 * here and in attn_page) merges without arithmetic. */
 	void (*attn_merge)(float *ma, float *la, float *acca, const float *mb, const float *lb,
 	                   const float *accb, size_t n_q, size_t head_dim);
+	/* What rules rows of a split matrix (kernels/pack.h) out. y: products of 16 rows with a
+	 * token by mm_packed[Q5_0] of the high part of their group in, upper bounds of their
+	 * products by Q8_0 out. For block i of 32 of the token's row, of which 16-blocks j = 2i,
+	 * 2i + 1 are, screen_terms makes
+	 *   t[i] = 3.5 * (t[2i] + t[2i + 1]),  e[i] = 4 * (s[2i] * A[2i] + s[2i + 1] * A[2i + 1])
+	 * with A = sum |q|. With d the rows' factors, over the blocks: a = fma(d, t, a), b =
+	 * fma(|d|, e, b) from 0; y = fma(8, y, a + b). True unless all 16 are below `floor` and
+	 * finite.
+	 * A code is 8 (h - 16) + l, l in 0..7: h's product eightfold, 3.5 for each l, and at most
+	 * 3.5 * sum |d| s |q| more. The 0.5 beyond that is for rounding: of at most 3 n_in / 16
+	 * operations on sums of terms below 400 sum |d| s |q|, a part of 2^-24 each, with n_in <=
+	 * PACK_SPLIT_WIDEST. That holds where the bound is finite. */
+	bool (*screen)(float *y, const void *high, size_t n_in, const float *t, const float *e,
+	               float floor);
+	/* Both parts of a group as the group of Q8_0 that they are. */
+	void (*join)(void *dst, const void *high, const void *low, size_t n_in);
 	/* y = softcap * tanh(y / softcap). */
 	void (*softcap)(float *y, float cap, size_t n);
 	/* Max of x and log(sum exp(x - max)) + max: 16 lanes and the tree in double is not used;

@@ -6,7 +6,7 @@ libkernels_la_LIBADD = libkernels-base.la -lm
 libkernels_base_la_SOURCES = \
 	kernels/blocks.h kernels/dispatch.c kernels/f16.h kernels/kernels.h kernels/kvtype.c kernels/kvtype.h kernels/levels.h kernels/pack.c \
 	kernels/pack.h kernels/qtype.c kernels/qtype.h kernels/r16.h kernels/tables.h kernels/tmpl-actq.h kernels/tmpl-attn.h kernels/tmpl-elem.h kernels/tmpl-float.h \
-	kernels/tmpl-kv.h kernels/tmpl-math.h \
+	kernels/tmpl-kv.h kernels/tmpl-math.h kernels/tmpl-screen.h \
 	kernels/scalar/attn.c kernels/scalar/dequant.c kernels/scalar/elem.c kernels/scalar/mm.c \
 	kernels/scalar/unpack.h kernels/scalar/vec.h
 libkernels_base_la_CFLAGS = $(AM_CFLAGS)

@@ -232,12 +232,70 @@ INLINE void unpack_block(const enum qtype type, uint8_t *block, const uint8_t *g
 	}
 }
 
+static void split_block(uint8_t *high, uint8_t *low, const uint8_t *block, size_t i, size_t r)
+{
+	uint32_t w[8], h[8], l[8];
+
+	memcpy(high + r16_factor_at(QTYPE_Q5_0, i) + 2 * r, block, 2);
+	load_unit(w, QTYPE_Q8_0, block, 0);
+	for (unsigned k = 0; k < 8; k++) {
+		w[k] ^= EACH(128);
+		h[k] = w[k] >> SPLIT_LOW_BITS & EACH(31);
+		l[k] = w[k] & EACH(7);
+	}
+	store_planes(high + r16_body_at(QTYPE_Q5_0, i) + 4 * r, QTYPE_Q5_0, h);
+	store_planes(low + i * SPLIT_LOW_BYTES + 4 * r, QTYPE_Q3_K, l);
+}
+
+static void unsplit_block(uint8_t *block, const uint8_t *high, const uint8_t *low, size_t i,
+                          size_t r)
+{
+	uint32_t w[8], l[8];
+
+	memset(block, 0, sizeof(struct block_q8_0));
+	memcpy(block, high + r16_factor_at(QTYPE_Q5_0, i) + 2 * r, 2);
+	load_planes(w, QTYPE_Q5_0, high + r16_body_at(QTYPE_Q5_0, i) + 4 * r);
+	load_planes(l, QTYPE_Q3_K, low + i * SPLIT_LOW_BYTES + 4 * r);
+	for (unsigned k = 0; k < 8; k++)
+		w[k] = (w[k] << SPLIT_LOW_BITS | l[k]) ^ EACH(128);
+	store_unit(w, QTYPE_Q8_0, block, 0);
+}
+
+/* Rows past n_rows are blocks of zeros. */
+static const uint8_t zeros[256];
+_Static_assert(sizeof(zeros) >= sizeof(struct block_q6_k), "one block of any type");
+
+static void split_rows(uint8_t *run, const uint8_t *rows, size_t row_bytes, size_t n_rows,
+                       size_t n_in)
+{
+	const size_t n_groups = DIV_UP(n_rows, (size_t)PACK_ROWS), n_blocks = n_in / 32;
+
+	memset(run, 0, n_groups * r16_group_bytes(QTYPE_Q8_0, n_blocks));
+	for (size_t r = 0; r < n_groups * PACK_ROWS; r++) {
+		const struct pack_parts at = pack_parts(r / PACK_ROWS, n_groups, n_in);
+
+		for (size_t i = 0; i < n_blocks; i++)
+			split_block(run + at.high, run + at.low,
+			            r < n_rows ? rows + r * row_bytes +
+			                                 i * sizeof(struct block_q8_0)
+			                       : zeros,
+			            i, r % PACK_ROWS);
+	}
+}
+
+static void unsplit_row(uint8_t *row, const uint8_t *run, size_t n_rows, size_t r, size_t n_in)
+{
+	const struct pack_parts at = pack_parts(r / PACK_ROWS, DIV_UP(n_rows, (size_t)PACK_ROWS),
+	                                        n_in);
+
+	for (size_t i = 0; i < n_in / 32; i++)
+		unsplit_block(row + i * sizeof(struct block_q8_0), run + at.high, run + at.low, i,
+		              r % PACK_ROWS);
+}
+
 INLINE void pack_rows(const enum qtype type, uint8_t *group, const uint8_t *rows, size_t row_bytes,
                       size_t n_rows, size_t n_blocks)
 {
-	static const uint8_t zeros[256];
-
-	_Static_assert(sizeof(zeros) >= sizeof(struct block_q6_k), "one block of any type");
 	memset(group, 0, r16_group_bytes(type, n_blocks));
 	for (size_t i = 0; i < n_blocks; i++)
 		for (size_t r = 0; r < PACK_ROWS; r++)
@@ -268,6 +326,31 @@ bool pack_supported(enum qtype type)
 	}
 }
 
+bool pack_splits(enum qtype type, uint64_t n_in)
+{
+	return type == QTYPE_Q8_0 && n_in <= PACK_SPLIT_WIDEST;
+}
+
+uint64_t pack_high_bytes(uint64_t n_in)
+{
+	return r16_high_bytes(n_in / 32);
+}
+
+uint64_t pack_low_bytes(uint64_t n_in)
+{
+	return n_in / 32 * SPLIT_LOW_BYTES;
+}
+
+struct pack_parts pack_parts(size_t i, size_t n, size_t n_in)
+{
+	const size_t high = pack_high_bytes(n_in), low = pack_low_bytes(n_in);
+	const size_t first = i / PACK_RUN * PACK_RUN, run = MIN(n - first, (size_t)PACK_RUN);
+	const size_t at = first * (high + low);
+
+	return (struct pack_parts){ at + (i - first) * high,
+		                    at + run * high + (i - first) * low };
+}
+
 int pack_group_bytes(uint64_t *ret, enum qtype type, uint64_t n_in)
 {
 	uint64_t row, bytes;
@@ -287,15 +370,21 @@ int pack_group_bytes(uint64_t *ret, enum qtype type, uint64_t n_in)
 	return 0;
 }
 
-void pack_group(void *dst, enum qtype type, const void *rows, size_t row_bytes, size_t n_rows,
-                size_t n_in)
+void pack_unit(void *dst, enum qtype type, enum pack_form form, const void *rows,
+                size_t row_bytes, size_t n_rows, size_t n_in)
 {
 	const size_t n_blocks = n_in / qtype_table[type].block;
 	const size_t bytes = n_blocks * qtype_table[type].bytes;
 
+	if (form == PACK_SPLIT) {
+		split_rows(dst, rows, row_bytes, n_rows, n_in);
+		return;
+	}
 	switch (type) {
 #define PACK_CASE(name, id) \
-	case QTYPE_##id: pack_rows(QTYPE_##id, dst, rows, row_bytes, n_rows, n_blocks); break;
+	case QTYPE_##id: \
+		pack_rows(QTYPE_##id, dst, rows, row_bytes, n_rows, n_blocks); \
+		break;
 	Q16_TYPES(PACK_CASE)
 	default:
 		memset(dst, 0, align_up(bytes * PACK_ROWS, 64));
@@ -305,11 +394,16 @@ void pack_group(void *dst, enum qtype type, const void *rows, size_t row_bytes, 
 	}
 }
 
-void unpack_row(void *row, enum qtype type, const void *src, size_t i, size_t n_in)
+void unpack_row(void *row, enum qtype type, enum pack_form form, const void *src, size_t n_rows,
+                size_t i, size_t n_in)
 {
 	const size_t n_blocks = n_in / qtype_table[type].block;
 	const size_t bytes = n_blocks * qtype_table[type].bytes;
 
+	if (form == PACK_SPLIT) {
+		unsplit_row(row, src, n_rows, i, n_in);
+		return;
+	}
 	switch (type) {
 #define UNPACK_CASE(name, id) \
 	case QTYPE_##id: unpack_one(QTYPE_##id, row, src, i, n_blocks); break;
@@ -318,9 +412,10 @@ void unpack_row(void *row, enum qtype type, const void *src, size_t i, size_t n_
 	}
 }
 
-void unpack_group(void *rows, enum qtype type, const void *src, size_t row_bytes, size_t n_rows,
-                  size_t n_in)
+void unpack_unit(void *rows, enum qtype type, enum pack_form form, const void *src,
+                  size_t row_bytes, size_t n_rows, size_t n_in)
 {
 	for (size_t r = 0; r < n_rows; r++)
-		unpack_row((uint8_t *)rows + r * row_bytes, type, src, r, n_in);
+		unpack_row((uint8_t *)rows + r * row_bytes, type, form, src, n_rows,
+		           r, n_in);
 }

@@ -33,6 +33,16 @@
  * Q6_K     d           16           2 (bits 4 and 5), 4
  * IQ4_XS   d scales_h  4            4   (scale bytes alone are 64)
  *
+ * Q8_0 in two parts (PACK_SPLIT), for matrices of whose products only the largest are wanted: what
+ * five bits of each code say bounds a product, and rules out most rows (kernels.h, screen). With U
+ * = code + 128, a group is of two parts:
+ *   high     U >> 3, as a group of Q5_0 with the same factors: its 1 bit and 4 bits a code; what
+ *            Q5_0's kernels take as it stands
+ *   low      U & 7, block after block, as the unit of Q3_K: 1 bit (bit 2), 2 bits; 192 bytes
+ * which together have the bytes of a group of Q8_0. 16 groups, or at the end what there is, are a
+ * run: their high parts, then their low parts. Memory is read at full speed only in long stretches
+ * (measured on Zen 3: 22 GB/s whole, 20 with a run's low parts left out, 15 with each group's).
+ *
  * F32, F16 and BF16: rows as they are, one after the other, the group padded with zeros to a
  * multiple of 64. */
 #pragma once
@@ -43,18 +53,38 @@
 
 /* VERSION is counted up by every change of the layout; files of older ones are packed anew. OLDEST:
  * of this number and later ones, files can still be unpacked. */
-enum { PACK_LAYOUT_VERSION = 1, PACK_LAYOUT_OLDEST = 1, PACK_ROWS = 16 };
+enum { PACK_LAYOUT_VERSION = 2, PACK_LAYOUT_OLDEST = 1, PACK_ROWS = 16, PACK_RUN = 16 };
+
+/* How a matrix lies in a file: numbers of the packed file (format/packfile.h). */
+enum pack_form { PACK_NONE, PACK_R16, PACK_SPLIT, PACK_FORMS };
 
 bool pack_supported(enum qtype type);
-/* Bytes of one group of 16 rows of n_in elements. -ENOTSUP for a type that is not packed, -EINVAL
- * when n_in is 0 or no multiple of the block, -EOVERFLOW. */
+/* Is there PACK_SPLIT of rows of n_in elements? */
+enum { PACK_SPLIT_WIDEST = 12288 };
+bool pack_splits(enum qtype type, uint64_t n_in);
+/* Groups that are packed together, at most. */
+static inline size_t pack_unit_groups(enum pack_form form)
+{
+	return form == PACK_SPLIT ? PACK_RUN : 1;
+}
+/* Bytes of one group of 16 rows of n_in elements, the same in both forms. -ENOTSUP for a type that
+ * is not packed, -EINVAL when n_in is 0 or no multiple of the block, -EOVERFLOW. */
 int pack_group_bytes(uint64_t *ret, enum qtype type, uint64_t n_in);
-/* Rows 0 .. n_rows - 1 (1 to 16) of `rows`, row_bytes apart, to one whole group. The type is packed
- * and n_in fits it. No alignment is needed. */
-void pack_group(void *dst, enum qtype type, const void *rows, size_t row_bytes, size_t n_rows,
-                size_t n_in);
+/* Of a split group the parts. */
+uint64_t pack_high_bytes(uint64_t n_in);
+uint64_t pack_low_bytes(uint64_t n_in);
+/* Where the parts of group i of n stand in a split matrix. */
+struct pack_parts {
+	size_t high, low;
+};
+struct pack_parts pack_parts(size_t i, size_t n, size_t n_in);
+/* Rows 0 .. n_rows - 1 (at least 1) of `rows`, row_bytes apart, to one whole unit: of 16 rows, of
+ * PACK_SPLIT a run. The type is packed in that form and n_in fits it. No alignment is needed. */
+void pack_unit(void *dst, enum qtype type, enum pack_form form, const void *rows,
+                size_t row_bytes, size_t n_rows, size_t n_in);
 /* The rows' bytes again; what lies between rows is left alone. */
-void unpack_group(void *rows, enum qtype type, const void *src, size_t row_bytes, size_t n_rows,
-                  size_t n_in);
-/* Row i (0 to 15) of a group as it was. */
-void unpack_row(void *row, enum qtype type, const void *src, size_t i, size_t n_in);
+void unpack_unit(void *rows, enum qtype type, enum pack_form form, const void *src,
+                  size_t row_bytes, size_t n_rows, size_t n_in);
+/* Row i of a unit of n_rows as it was; of its last group any of the 16. */
+void unpack_row(void *row, enum qtype type, enum pack_form form, const void *src, size_t n_rows,
+                size_t i, size_t n_in);

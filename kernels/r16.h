@@ -83,3 +83,11 @@ R16_INLINE size_t r16_group_bytes(enum qtype type, size_t n)
 	return n / 2 * r16_pair_bytes(type) +
 	       n % 2 * (r16_factor_bytes(type) + r16_body_bytes(type));
 }
+
+/* Q8_0 in two parts: bytes of a block in the low one, of n blocks in the high one. */
+enum { SPLIT_LOW_BITS = 3, SPLIT_LOW_BYTES = 64 * SPLIT_LOW_BITS };
+
+R16_INLINE size_t r16_high_bytes(size_t n)
+{
+	return r16_group_bytes(QTYPE_Q5_0, n);
+}

@@ -45,10 +45,10 @@ struct hparams {
 struct weight {
 	const uint8_t *data;                    /* row 0 in the mapping */
 	enum qtype type;
-	/* data is groups of 16 rows (kernels/pack.h), 64-byte aligned, and row_bytes is a 16th of a
-	 * group, so that row r's group begins at data + r * row_bytes where r is a multiple of 16;
-	 * matrices only */
-	bool packed;
+	/* not PACK_NONE: data is groups of 16 rows (kernels/pack.h), 64-byte aligned, and row_bytes
+	 * is a 16th of a group, so that row r's unit begins at data + r * row_bytes where r is a
+	 * multiple of its rows; matrices only */
+	enum pack_form packed;
 	uint64_t n_in, n_out, row_bytes;        /* n_out rows of n_in; 1-D: n_out = 1 */
 	const struct tensor *tensor;
 };
@@ -64,7 +64,9 @@ struct model {
 	struct weight w[SLOT_GLOBAL_COUNT];
 	struct layer *layers;                   /* hp.n_layer */
 	uint64_t n_params, n_bytes;             /* of all tensors */
-	uint64_t bytes_per_token;               /* weight bytes one decoded token reads */
+	/* weight bytes one decoded token reads, at the least: of an output matrix that can be
+	 * screened its first part */
+	uint64_t bytes_per_token;
 	struct tok *tok;
 	struct jinja *jinja;                    /* NULL: no template in the file */
 	/* why the template could not be compiled, or NULL */
@@ -75,6 +77,14 @@ struct model {
 	struct weightmap *map;
 	unsigned refs;                          /* atomic, use model_ref/unref */
 };
+/* Can logits be left out where only the largest are wanted (engine/op-logits.c)? The matrix lies in
+ * two parts then. A soft-cap could make ties of logits that differ. */
+static inline bool model_screens(const struct model *m)
+{
+	return m->w[SLOT_OUTPUT].packed == PACK_SPLIT && m->hp.final_softcap == 0;
+}
+/* Bytes of the output matrix that every decoded token reads. */
+uint64_t model_output_bytes(const struct model *m);
 /* Load a GGUF or a packed file from an fd (not consumed). Every check of shapes and ranges happens
  * here. -EBADMSG, -ENOTSUP
  * (architecture or tensor type without kernel: names it), -ENOMEM. Does not read the weights'

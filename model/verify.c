@@ -110,22 +110,24 @@ static int bad_row(const struct tensor *t, uint64_t row, struct err *err)
 	               qtype_table[t->type].block == 1 ? "value" : "scale");
 }
 
-/* Group by group, as the rows that the GGUF had. */
+/* Unit by unit, as the rows that the GGUF had. */
 static int verify_packed(const struct model *m, const struct tensor *t,
                          const struct packfile_tensor *p, const atomic_bool *cancel,
                          struct err *err)
 {
-	_cleanup_mem_ uint8_t *rows = mem_allocn(PACK_ROWS, p->row_bytes);
-	const uint8_t *group = weightmap_data(m->map) + p->offset;
+	size_t unit = PACK_ROWS * pack_unit_groups(p->packed);
+	_cleanup_mem_ uint8_t *rows = mem_allocn(unit, p->row_bytes);
+	const uint8_t *at = weightmap_data(m->map) + p->offset;
 
 	if (!rows)
 		return err_set(err, -ENOMEM, "not enough memory");
-	for (uint64_t row = 0; row < p->rows; row += PACK_ROWS, group += p->group_bytes) {
-		size_t n = MIN(p->rows - row, (uint64_t)PACK_ROWS);
+	for (uint64_t row = 0; row < p->rows; row += unit) {
+		size_t n = MIN(p->rows - row, (uint64_t)unit);
 
 		if (cancel && atomic_load_explicit(cancel, memory_order_relaxed))
 			return -ECANCELED;
-		unpack_group(rows, t->type, group, p->row_bytes, n, t->dim[0]);
+		unpack_unit(rows, t->type, p->packed, at + row / PACK_ROWS * p->group_bytes,
+		            p->row_bytes, n, t->dim[0]);
 		for (size_t i = 0; i < n; i++)
 			if (row_is_bad(t->type, rows + i * p->row_bytes,
 			               t->dim[0] / qtype_table[t->type].block))

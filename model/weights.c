@@ -70,7 +70,7 @@ static bool place(const struct model *m, const struct tensor *t, struct weight *
 	    offset + bytes > weightmap_size(m->map))
 		return false;
 	w->data = weightmap_data(m->map) + offset;
-	w->packed = p && p->packed;
+	w->packed = p ? p->packed : PACK_NONE;
 	if (w->packed)
 		w->row_bytes = p->group_bytes / PACK_ROWS;
 	return true;
@@ -160,18 +160,26 @@ static int check_unused(const struct binding *b)
 	return 0;
 }
 
+uint64_t model_output_bytes(const struct model *m)
+{
+	const struct weight *w = &m->w[SLOT_OUTPUT];
+
+	return model_screens(m) ? DIV_UP(w->n_out, PACK_ROWS) * pack_high_bytes(w->n_in)
+	                        : w->row_bytes * w->n_out;
+}
+
 static void sum_up(struct model *m)
 {
 	const struct weight *embd = &m->w[SLOT_TOKEN_EMBD];
 	/* of the embedding: one row; the output matrix counts below */
-	uint64_t read = embd->row_bytes;
+	uint64_t read = embd->row_bytes + model_output_bytes(m);
 
 	for (size_t i = 0; i < m->gguf->n_tensors; i++) {
 		m->n_params += m->gguf->tensors[i].n_elems;
 		m->n_bytes += m->gguf->tensors[i].n_bytes;
 	}
 	for (unsigned s = 0; s < SLOT_GLOBAL_COUNT; s++)
-		if (s != SLOT_TOKEN_EMBD)
+		if (s != SLOT_TOKEN_EMBD && s != SLOT_OUTPUT)
 			read += m->w[s].row_bytes * m->w[s].n_out;
 	for (uint32_t il = 0; il < m->hp.n_layer; il++)
 		for (unsigned s = 0; s < SLOT_LAYER_COUNT; s++)

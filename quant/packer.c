@@ -3,7 +3,7 @@
  *  1. One walk serves both directions: a strip pairs bytes of the GGUF with bytes of the packed
  *     file, and the way back swaps the two sides. So what is written by one is what is read by the
  *     other.
- *  2. A strip of a packed tensor is whole groups of 16 rows; everything else is cut anywhere.
+ *  2. A strip of a packed tensor is whole units of groups of 16 rows; the rest is cut anywhere.
  *  3. compute runs in the order of the GGUF, so its checksum is a running one.
  *  4. What has been packed is unpacked again, from the target's bytes and held against the
  *     checksum of what was read, before it is called done. */
@@ -92,6 +92,15 @@ static void cut_gap(struct walk *w, struct pipeline_strip *s, uint64_t end)
 	w->pos += n;
 }
 
+/* Groups that are packed together, in the new file or in the old one. */
+static uint64_t unit_groups(const struct walk *w, size_t item)
+{
+	size_t is = pack_unit_groups(w->f->tensors[item].packed),
+	       was = w->old ? pack_unit_groups(w->old->tensors[item].packed) : 1;
+
+	return MAX(is, was);
+}
+
 static void cut_tensor(struct walk *w, struct pipeline_strip *s)
 {
 	size_t item = index_of(w, w->i);
@@ -102,10 +111,10 @@ static void cut_tensor(struct walk *w, struct pipeline_strip *s)
 	s->item = item;
 	s->part = w->at;
 	if (p->packed) {
-		uint64_t rows;
+		uint64_t rows, unit = unit_groups(w, item);
 
 		all = DIV_UP(p->rows, PACK_ROWS);
-		n = MIN(all - w->at, MAX(STRIP / p->group_bytes, (uint64_t)1));
+		n = MIN(all - w->at, MAX(STRIP / (p->group_bytes * unit), (uint64_t)1) * unit);
 		rows = MIN(p->rows - w->at * PACK_ROWS, n * PACK_ROWS);
 		s->src = t->offset + w->at * PACK_ROWS * p->row_bytes;
 		s->src_bytes = rows * p->row_bytes;
@@ -174,21 +183,24 @@ static void convert(const struct walk *w, const struct pipeline_strip *s, const 
 {
 	const struct packfile_tensor *p = s->item == GAP ? NULL : &w->f->tensors[s->item];
 	const struct tensor *t = p ? &w->f->gguf->tensors[s->item] : NULL;
-	uint64_t packed = w->back ? s->src_bytes : s->dst_bytes;
+	uint64_t packed = w->back ? s->src_bytes : s->dst_bytes, unit;
 
 	if (!p || !p->packed) {
 		memcpy(out, in, s->dst_bytes);
 		return;
 	}
-	for (uint64_t g = 0; g < packed / p->group_bytes; g++) {
+	unit = pack_unit_groups(p->packed);
+	for (uint64_t g = 0; g < packed / p->group_bytes; g += unit) {
 		uint64_t row = (s->part + g) * PACK_ROWS;
-		size_t n = MIN(p->rows - row, (uint64_t)PACK_ROWS);
+		size_t n = MIN(p->rows - row, unit * PACK_ROWS);
 		size_t rows = g * PACK_ROWS * p->row_bytes, group = g * p->group_bytes;
 
 		if (w->back)
-			unpack_group(out + rows, t->type, in + group, p->row_bytes, n, t->dim[0]);
+			unpack_unit(out + rows, t->type, p->packed, in + group, p->row_bytes, n,
+			             t->dim[0]);
 		else
-			pack_group(out + group, t->type, in + rows, p->row_bytes, n, t->dim[0]);
+			pack_unit(out + group, t->type, p->packed, in + rows, p->row_bytes, n,
+			           t->dim[0]);
 	}
 }
 
@@ -197,17 +209,18 @@ static const uint8_t *unpack_old(struct walk *w, const struct pipeline_strip *s,
                                  uint64_t *ret_bytes)
 {
 	const struct packfile_tensor *was = s->item == GAP ? NULL : &w->old->tensors[s->item];
-	uint64_t rows = 0;
+	uint64_t rows = 0, unit;
 
 	*ret_bytes = s->src_bytes;
 	if (!was || !was->packed)
 		return in;
-	for (uint64_t g = 0; g < s->src_bytes / was->group_bytes; g++) {
+	unit = pack_unit_groups(was->packed);
+	for (uint64_t g = 0; g < s->src_bytes / was->group_bytes; g += unit) {
 		const struct tensor *t = &w->old->gguf->tensors[s->item];
-		size_t n = MIN(was->rows - (s->part + g) * PACK_ROWS, (uint64_t)PACK_ROWS);
+		size_t n = MIN(was->rows - (s->part + g) * PACK_ROWS, unit * PACK_ROWS);
 
-		unpack_group(w->rows + rows * was->row_bytes, t->type, in + g * was->group_bytes,
-		             was->row_bytes, n, t->dim[0]);
+		unpack_unit(w->rows + rows * was->row_bytes, t->type, was->packed,
+		             in + g * was->group_bytes, was->row_bytes, n, t->dim[0]);
 		rows += n;
 	}
 	*ret_bytes = rows * was->row_bytes;
@@ -274,12 +287,12 @@ static size_t side_max(const struct walk *w)
 	uint64_t max = MIN(MAX(w->size, w->f ? w->f->file_size : 0), (uint64_t)STRIP);
 
 	for (size_t i = 0; w->f && i < w->f->gguf->n_tensors; i++) {
-		uint64_t group = w->f->tensors[i].group_bytes, old;
+		uint64_t unit = unit_groups(w, i), bytes = w->f->tensors[i].group_bytes * unit, old;
 
-		max = MAX(max, group);
-		old = w->old ? w->old->tensors[i].group_bytes : 0;
+		max = MAX(max, bytes);
+		old = w->old ? w->old->tensors[i].group_bytes * unit : 0;
 		if (old > 0)
-			max = MAX(max, MAX(STRIP / group, (uint64_t)1) * old);
+			max = MAX(max, MAX(STRIP / bytes, (uint64_t)1) * old);
 	}
 	return (size_t)max;
 }

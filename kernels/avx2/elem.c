@@ -2,6 +2,7 @@
 #include "kernels/avx2/vec.h"
 #include "kernels/tmpl-actq.h"
 #include "kernels/tmpl-elem.h"
+#include "kernels/tmpl-screen.h"
 #include "kernels/levels.h"
 
 #include <float.h>
@@ -64,6 +65,7 @@ static uint64_t read_sum(const void *p, size_t n)
 void avx2_fill_elem(struct kernels *k)
 {
 	elem_fill(k);
+	screen_fill(k);
 	actq_fill(k);
 	k->read_sum = read_sum;
 }

@@ -281,8 +281,8 @@ INLINE void in_place(const struct mm_args *m, const enum qtype type)
 	for (size_t r = m->r0; r < m->r1; r += PACK_ROWS) {
 		group.r1 = m->r1 - r < PACK_ROWS ? m->r1 - r : PACK_ROWS;
 		group.y = m->y + r;
-		pack_group(to, type, (const uint8_t *)m->w + r * m->row_bytes, m->row_bytes,
-		           group.r1, m->n_in);
+		pack_unit(to, type, PACK_R16, (const uint8_t *)m->w + r * m->row_bytes,
+		          m->row_bytes, group.r1, m->n_in);
 		packed(&group, type);
 	}
 }

@@ -130,7 +130,8 @@ static void mm_packed(const struct mm_args *m, enum qtype type, mm_fn in_place)
 	for (size_t r = m->r0; r < m->r1; r++) {
 		const size_t in_group = r % PACK_ROWS;
 
-		unpack_row(row, type, (const uint8_t *)m->w + (r - in_group) * m->row_bytes,
+		unpack_row(row, type, PACK_R16,
+		           (const uint8_t *)m->w + (r - in_group) * m->row_bytes, PACK_ROWS,
 		           in_group, m->n_in);
 		one.y = m->y + r;
 		in_place(&one);

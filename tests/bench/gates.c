@@ -89,7 +89,7 @@ static void gate_mm(struct gates *g, enum qtype type, bool packed, size_t n_tok)
 		if (!fn || pack_group_bytes(&g->group_bytes, type, N_IN) < 0)
 			exit(1);
 		for (size_t r = 0; r < ROWS; r += PACK_ROWS)
-			pack_group(g->packed + r / PACK_ROWS * g->group_bytes, type,
+			pack_unit(g->packed + r / PACK_ROWS * g->group_bytes, type, PACK_R16,
 			           g->rows + r * g->row_bytes, g->row_bytes, PACK_ROWS, N_IN);
 		a.row_bytes = g->group_bytes / PACK_ROWS;
 	}

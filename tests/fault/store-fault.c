@@ -257,7 +257,7 @@ int main(void)
 	old = memfd_create("old", MFD_CLOEXEC);
 	if (!mkdtemp(state) || packer_pack(&result, gguf, packed, "m", URING_PLAIN, &io, NULL) < 0)
 		give_up("no files");
-	packold_make(old, packed);
+	packold_make(old, packed, PACK_R16);
 	for (unsigned kind = FAULT_ALLOC; kind < FAULT_COUNT; kind++)
 		for (unsigned way = 0; way < 4; way++) {
 			long n = 0;

@@ -174,6 +174,7 @@ static void read_tensor(const struct packfile *f, size_t i, int fd)
 {
 	const struct packfile_tensor *p = &f->tensors[i];
 	const struct tensor *t = &f->gguf->tensors[i];
+	uint64_t unit = PACK_ROWS * pack_unit_groups(p->packed);
 	uint8_t *bytes = read_at(fd, p->offset, p->bytes), *row;
 
 	FUZZ_CHECK(p->rows * p->row_bytes == t->n_bytes, "%s", t->name);
@@ -183,8 +184,9 @@ static void read_tensor(const struct packfile *f, size_t i, int fd)
 		row = malloc(p->row_bytes);
 		FUZZ_CHECK(row, "no memory");
 		for (uint64_t at = 0; at < p->rows; at++)
-			unpack_row(row, t->type, bytes + at / PACK_ROWS * p->group_bytes,
-			           at % PACK_ROWS, t->dim[0]);
+			unpack_row(row, t->type, p->packed,
+			           bytes + at / unit * (unit / PACK_ROWS) * p->group_bytes,
+			           MIN(p->rows - at / unit * unit, unit), at % unit, t->dim[0]);
 		free(row);
 	}
 	free(bytes);
@@ -373,7 +375,7 @@ static void age(int *fd, int gguf)
 	struct packer_result result;
 
 	if (packer_pack(&result, gguf, packed, "fresh", URING_PLAIN, &io, NULL) == 0) {
-		packold_make(old, packed);
+		packold_make(old, packed, PACK_R16);
 		close(*fd);
 		*fd = old;
 	} else {

@@ -160,8 +160,8 @@ static void fill_weights(struct work *w, int type, bool packed, char *mem)
 		for (size_t i = 0; i < PACK_ROWS && r < 4 * PACK_ROWS; i++)
 			fill_row(rows + i * row_bytes, (enum qtype)type, N_IN, -1, 0x2c00);
 		if (packed && r < 4 * PACK_ROWS)
-			pack_group(mem + r * w->row_bytes, (enum qtype)type, rows, row_bytes,
-			           PACK_ROWS, N_IN);
+			pack_unit(mem + r * w->row_bytes, (enum qtype)type, PACK_R16, rows,
+			          row_bytes, PACK_ROWS, N_IN);
 		else
 			memcpy(mem + r * w->row_bytes,
 			       r < 4 * PACK_ROWS ? rows : mem + r % 64 * w->row_bytes,

@@ -42,6 +42,7 @@ bool wanted(const char *name);
 void check_mm(void);
 void check_pack(void);
 void check_panel(void);
+void check_screen(void);
 void check_dequant(void);
 void check_elem(void);
 void check_attn(void);

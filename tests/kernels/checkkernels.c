@@ -176,6 +176,7 @@ int main(int argc, char **argv)
 	check_pack();
 	check_mm();
 	check_panel();
+	check_screen();
 	printf("%s: %u passed, %u failed, %u skipped (levels this machine lacks)\n",
 	       kernels_levels(), n_passed, n_failed, n_skipped);
 	return n_failed != 0 || n_passed == 0;

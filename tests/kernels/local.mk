@@ -5,7 +5,7 @@ EXTRA_DIST += tests/kernels/cross.sh
 checkkernels_SOURCES = \
 	tests/kernels/attn.c tests/kernels/bench.c tests/kernels/check.h tests/kernels/checkkernels.c \
 	tests/kernels/dequant.c tests/kernels/elem.c tests/kernels/golden-dequant.h tests/kernels/mm.c \
-	tests/kernels/pack.c tests/kernels/panel.c
+	tests/kernels/pack.c tests/kernels/panel.c tests/kernels/screen.c
 checkkernels_LDADD = libkernels.la -lm
 if ARCH_X86_64
 if HAVE_SIMDE

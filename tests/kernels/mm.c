@@ -168,7 +168,7 @@ static void pack_rows(struct mm_case *c)
 	c->packed_bytes = bytes;
 	c->packed = guarded_alloc(DIV_UP(ROWS, PACK_ROWS) * bytes);
 	for (size_t r = 0; r < ROWS; r += PACK_ROWS)
-		pack_group((char *)c->packed + r / PACK_ROWS * bytes, c->type,
+		pack_unit((char *)c->packed + r / PACK_ROWS * bytes, c->type, PACK_R16,
 		           (char *)c->w + r * c->row_bytes, c->row_bytes,
 		           MIN(ROWS - r, (size_t)PACK_ROWS), c->n_in);
 }

@@ -14,7 +14,7 @@
 
 enum { GAP = 5 };       /* bytes between rows, which nobody may touch */
 
-static void check_round(enum qtype type, size_t n_in, size_t n_rows, int fill)
+static void check_round(enum qtype type, enum pack_form form, size_t n_in, size_t n_rows, int fill)
 {
 	uint64_t row_bytes = 0, bytes = 0;
 	size_t stride, total;
@@ -29,6 +29,7 @@ static void check_round(enum qtype type, size_t n_in, size_t n_rows, int fill)
 		      bytes >= PACK_ROWS * row_bytes && bytes < PACK_ROWS * row_bytes + 128,
 	      "pack %s: a group of %zu is %llu bytes", qtype_name(type), n_in,
 	      (unsigned long long)bytes);
+	bytes *= DIV_UP(n_rows, (size_t)PACK_ROWS);
 	rows = guarded_alloc(total);
 	back = guarded_alloc(total);
 	group = guarded_alloc(bytes);
@@ -38,22 +39,38 @@ static void check_round(enum qtype type, size_t n_in, size_t n_rows, int fill)
 		memset(rows, fill, total);
 	memset(back, 0xa5, total);
 	rnd_bytes(group, bytes);
-	pack_group(group, type, rows, stride, n_rows, n_in);
-	unpack_group(back, type, group, stride, n_rows, n_in);
+	pack_unit(group, type, form, rows, stride, n_rows, n_in);
+	unpack_unit(back, type, form, group, stride, n_rows, n_in);
 	for (size_t r = 0; r < n_rows; r++) {
 		ok &= memcmp(back + r * stride, rows + r * stride, row_bytes) == 0;
 		for (size_t i = 0; i < GAP && r + 1 < n_rows; i++)
 			ok &= back[r * stride + row_bytes + i] == 0xa5;
 	}
-	for (size_t r = n_rows; r < PACK_ROWS && row_bytes <= sizeof(one); r++) {
-		unpack_row(one, type, group, r, n_in);
+	for (size_t r = n_rows; r % PACK_ROWS != 0 && row_bytes <= sizeof(one); r++) {
+		unpack_row(one, type, form, group, n_rows, r, n_in);
 		for (size_t i = 0; i < row_bytes; i++)
 			ok &= one[i] == 0;
 	}
-	check(ok, "pack %s: %zu rows of %zu come back", qtype_name(type), n_rows, n_in);
+	check(ok, "pack %s, form %d: %zu rows of %zu come back", qtype_name(type), form, n_rows,
+	      n_in);
 	guarded_free(rows, total);
 	guarded_free(back, total);
 	guarded_free(group, bytes);
+}
+
+static void check_rounds(enum qtype type, size_t n_in, size_t n_rows)
+{
+	for (int form = PACK_R16; form < PACK_FORMS; form++) {
+		if (form == PACK_SPLIT && !pack_splits(type, n_in))
+			continue;
+		if (form == PACK_SPLIT && n_in < 300) {
+			check_round(type, PACK_SPLIT, n_in, n_rows + 16, -1);
+			check_round(type, PACK_SPLIT, n_in, PACK_RUN * PACK_ROWS - n_rows + 1, -1);
+		}
+		check_round(type, (enum pack_form)form, n_in, n_rows, -1);
+		if (n_in == 256)
+			check_round(type, (enum pack_form)form, n_in, n_rows, 0xff);
+	}
 }
 
 /* Code `element` of row `row` in the unit at p: planes of `bits` one after the other, the highest
@@ -93,7 +110,7 @@ static void check_order(enum qtype type, int offset, size_t n_factors, const int
 
 			memcpy(rows + r * row_bytes + i * bytes, factors, 2 * n_factors);
 		}
-	pack_group(group, type, rows, row_bytes, PACK_ROWS, n_in);
+	pack_unit(group, type, PACK_R16, rows, row_bytes, PACK_ROWS, n_in);
 	for (size_t r = 0; r < PACK_ROWS; r++) {
 		ref.dequant[type](y, rows + r * row_bytes, n_in);
 		for (size_t e = 0; e < n_in; e++) {
@@ -158,10 +175,7 @@ void check_pack(void)
 		if (!pack_supported((enum qtype)type) || !wanted(name))
 			continue;
 		for (size_t w = 0; w < ARRAY_SIZE(widths); w++)
-			for (size_t r = 0; r < ARRAY_SIZE(ragged); r++) {
-				check_round((enum qtype)type, widths[w], ragged[r], -1);
-				if (widths[w] == 256)
-					check_round((enum qtype)type, widths[w], ragged[r], 0xff);
-			}
+			for (size_t r = 0; r < ARRAY_SIZE(ragged); r++)
+				check_rounds((enum qtype)type, widths[w], ragged[r]);
 	}
 }

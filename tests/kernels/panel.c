@@ -171,7 +171,7 @@ static void check_case(enum qtype type, size_t n_in, int factor, bool tiny, bool
 	for (size_t i = 0; i < TOKENS * n_in; i++)
 		c.x[i] = ldexpf(rnd_float(-3.0f, 3.0f), tiny ? -118 - (int)(i % 11) : 0);
 	for (size_t r = 0; r < ROWS; r += PACK_ROWS)
-		pack_group((char *)c.packed + r / PACK_ROWS * c.packed_bytes, type,
+		pack_unit((char *)c.packed + r / PACK_ROWS * c.packed_bytes, type, PACK_R16,
 		           (char *)c.w + r * c.row_bytes, c.row_bytes,
 		           MIN(ROWS - r, (size_t)PACK_ROWS), n_in);
 	worst = reference(&c);

@@ -13,6 +13,6 @@ int main(int argc, char **argv)
 		fprintf(stderr, "packold FROM TO\n");
 		return 2;
 	}
-	packold_make(to, from);
+	packold_make(to, from, PACK_R16);
 	return close(to) == 0 ? 0 : 1;
 }

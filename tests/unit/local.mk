@@ -190,6 +190,12 @@ tests_unit_test_exec_CPPFLAGS = $(UNIT_CPPFLAGS)
 tests_unit_test_exec_LDADD = libengine.la libmodel.la libtext.la libggufgen.la libformat.la libkernels.la \
 	libbase.la $(UNIT_LIBS)
 UNIT_TESTS += tests/unit/test-exec
+
+check_PROGRAMS += tests/unit/test-logits
+tests_unit_test_logits_SOURCES = tests/unit/test-logits.c
+tests_unit_test_logits_CPPFLAGS = $(UNIT_CPPFLAGS)
+tests_unit_test_logits_LDADD = $(tests_unit_test_exec_LDADD)
+UNIT_TESTS += tests/unit/test-logits
 check_PROGRAMS += tests/unit/test-jinja
 tests_unit_test_jinja_SOURCES = tests/unit/test-jinja.c
 tests_unit_test_jinja_CPPFLAGS = $(UNIT_CPPFLAGS) $(JANSSON_CFLAGS)

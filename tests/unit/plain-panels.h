@@ -48,7 +48,7 @@ static void plain_panel(const struct mm_args *a, enum qtype type, bool packed)
 		const uint8_t *from = (const uint8_t *)a->w + (r - in_group) * a->row_bytes;
 
 		if (packed)
-			unpack_row(row, type, from, in_group, a->n_in);
+			unpack_row(row, type, PACK_R16, from, PACK_ROWS, in_group, a->n_in);
 		plain_panels_table->dequant[type](w, packed ? row : from, a->n_in);
 		for (size_t t = 0; t < a->n_tok; t++) {
 			size_t place = a->place + t, block = place / PANEL_TOKENS;

@@ -476,10 +476,11 @@ static void pack_weight(struct weight *w)
 	groups = mem_aligned(64, DIV_UP(w->n_out, PACK_ROWS) * bytes);
 	assert_non_null(groups);
 	for (size_t r = 0; r < w->n_out; r += PACK_ROWS)
-		pack_group(groups + r / PACK_ROWS * bytes, w->type, w->data + r * w->row_bytes,
-		           w->row_bytes, MIN(w->n_out - r, (size_t)PACK_ROWS), w->n_in);
+		pack_unit(groups + r / PACK_ROWS * bytes, w->type, PACK_R16,
+		          w->data + r * w->row_bytes, w->row_bytes,
+		          MIN(w->n_out - r, (size_t)PACK_ROWS), w->n_in);
 	w->data = groups;
-	w->packed = true;
+	w->packed = PACK_R16;
 	w->row_bytes = bytes / PACK_ROWS;
 }
 

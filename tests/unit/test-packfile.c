@@ -75,7 +75,9 @@ static struct ggufgen *all_types(void)
 		snprintf(name, sizeof(name), "row.%s", info->name);
 		ggufgen_tensor(g, name, t, 2u * info->block, 0, 0, 1);
 	}
-	ggufgen_tensor(g, "large", QTYPE_Q8_0, 2048, 1000, 0, 1);
+	/* more than one strip, and a last run of 15 groups */
+	ggufgen_tensor(g, "output.weight", QTYPE_Q8_0, 2048, 1000, 0, 1);
+	ggufgen_tensor(g, "token_embd.weight", QTYPE_Q8_0, 64, 1000, 0, 1);
 	return g;
 }
 
@@ -133,6 +135,7 @@ static void test_places(void **state)
 	struct ggufgen *g = all_types();
 	int gguf = ggufgen_memfd(g), fd = packed_of(gguf, &result), empty = new_file();
 	uint64_t end = 0;
+	unsigned n_split = 0;
 	bool is = false;
 
 	(void)state;
@@ -153,17 +156,23 @@ static void test_places(void **state)
 		assert_int_equal(p->offset % 64, 0);
 		assert_true(p->offset >= MAX(end, f->data_offset));
 		end = p->offset + p->bytes;
-		assert_int_equal(p->packed, t->n_dims == 2 && pack_supported(t->type));
+		assert_int_equal(p->packed != PACK_NONE, t->n_dims == 2 && pack_supported(t->type));
+		n_split += p->packed == PACK_SPLIT;
 		if (!p->packed)
 			continue;
-		/* the last row, from its group */
-		group = malloc(p->group_bytes);
-		assert_int_equal(fd_pread_all(fd, group, p->group_bytes, end - p->group_bytes), 0);
-		unpack_row(row, t->type, group, (p->rows - 1) % PACK_ROWS, t->dim[0]);
+		/* the last row, from its unit */
+		size_t unit = PACK_ROWS * pack_unit_groups(p->packed);
+		size_t in_unit = (p->rows - 1) % unit;
+		size_t bytes = (in_unit / PACK_ROWS + 1) * p->group_bytes;
+
+		group = malloc(bytes);
+		assert_int_equal(fd_pread_all(fd, group, bytes, end - bytes), 0);
+		unpack_row(row, t->type, p->packed, group, in_unit + 1, in_unit, t->dim[0]);
 		assert_memory_equal(row, ggufgen_find(g, t->name)->data + (p->rows - 1) *
 		                    p->row_bytes, p->row_bytes);
 		free(group);
 	}
+	assert_int_equal(n_split, 1);
 	packfile_free(f);
 	close(empty);
 	close(gguf);
@@ -171,9 +180,9 @@ static void test_places(void **state)
 	ggufgen_free(g);
 }
 
-/* A file from before the types had a packed form reads, exports, and is packed to the same bytes as
- * its GGUF; one whose bytes have changed is not. */
-static void test_outdated(void **state)
+/* A file of an older form reads, exports, and is packed to the same bytes as its GGUF; one whose
+ * bytes have changed is not. */
+static void check_outdated(enum pack_form form)
 {
 	struct packer_result result, again;
 	struct packfile *f = NULL;
@@ -183,8 +192,7 @@ static void test_outdated(void **state)
 	size_t n, m;
 	uint8_t *a, *b;
 
-	(void)state;
-	packold_make(old, fd);
+	packold_make(old, fd, form);
 	assert_int_equal(packfile_open(&f, old, "x", &err), 0);
 	assert_true(f->outdated);
 	out = new_file();
@@ -217,6 +225,13 @@ static void test_outdated(void **state)
 	close(fd);
 	close(gguf);
 	ggufgen_free(g);
+}
+
+static void test_outdated(void **state)
+{
+	(void)state;
+	check_outdated(PACK_NONE);
+	check_outdated(PACK_R16);
 }
 
 static void refused(const uint8_t *p, size_t n, const char *says)
@@ -274,7 +289,7 @@ static void test_damage(void **state)
 		{ 56, 8, false, 0, "its header says" },
 		{ 72, 8, false, 1, "checksum of its header" },
 		{ 0, 4, true, 2, "is recorded with type 2" },
-		{ 4, 4, true, 2, "in form 2" },
+		{ 4, 4, true, 3, "in form 3" },
 		{ 8, 8, true, 33, "33 x " },
 		{ 16, 8, true, UINT64_MAX, "are right" },
 		{ 24, 8, true, 4096, "at 4096 where" },
